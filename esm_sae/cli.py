@@ -1,0 +1,93 @@
+"""What the commands share: options, the summary on standard output, errors on standard error."""
+
+import argparse
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from esm_sae.errors import InputError
+from esm_sae.progress import set_quiet
+
+
+def command(
+    name: str,
+    description: str,
+    example: str,
+    *,
+    output: str | None = None,
+    seed: bool = False,
+) -> argparse.ArgumentParser:
+    """Return a parser with the options that all commands share.
+
+    Args:
+        name: module name under ``esm_sae``.
+        description: one sentence on what the command does.
+        example: a command line shown at the end of ``--help``.
+        output: help on the default of ``--output``; None makes the option required.
+        seed: whether chance is involved.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"python -m esm_sae.{name}",
+        description=description,
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="PATH",
+        required=output is None,
+        help="where the result goes" + (f" (default: {output})" if output else ""),
+    )
+    if seed:
+        parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
+    return parser
+
+
+def run(
+    parser: argparse.ArgumentParser,
+    work: Callable[[argparse.Namespace], str],
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Parse the options, do the work and print its summary; return the exit status.
+
+    The status is 0, or 2 with one ``error: ...`` line for input that cannot be used.
+    """
+    options = parser.parse_args(argv)
+    warnings.showwarning = _show_warning
+    set_quiet(options.quiet)
+    logging.basicConfig(
+        level=logging.WARNING if options.quiet else logging.INFO,
+        format="%(message)s",
+        stream=sys.stderr,
+    )
+    # Only our own lines: libraries log to the same root.
+    logging.getLogger().setLevel(logging.WARNING)
+    logging.getLogger("esm_sae").setLevel(logging.WARNING if options.quiet else logging.INFO)
+    try:
+        print(work(options))
+    except InputError as error:
+        print(f"error: {_one_line(str(error))}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {_one_line(_describe(error))}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: object) -> None:
+    # Only our own warnings are for the user; libraries' go by their categories.
+    if category is UserWarning:
+        print(f"warning: {message}", file=sys.stderr)
+
+
+def _one_line(message: str) -> str:
+    # A message may quote a header or a library, and those may hold line breaks.
+    return " ".join(message.split())
+
+
+def _describe(error: OSError) -> str:
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error)

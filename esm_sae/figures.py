@@ -1,0 +1,29 @@
+"""Figures as PNG bytes: one style, and the same bytes for the same data."""
+
+import io
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREY = "#2166ac", "#d6604d", "#8c8c8c"
+
+_DOTS_PER_INCH = 110
+
+
+def new_figure(width: float = 6.4, height: float = 3.6) -> "tuple[Figure, Axes]":
+    """Return a figure of the given size in inches and its axes, without a window system."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def png_bytes(figure: "Figure") -> bytes:
+    """Render a figure as PNG, with nothing of the clock or the library's version in it."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=_DOTS_PER_INCH, metadata={"Software": None})
+    return buffer.getvalue()

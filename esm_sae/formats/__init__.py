@@ -1,0 +1,1 @@
+"""What the parts share: FASTA, shards, checkpoints, cluster JSON and manifests."""

@@ -1,0 +1,300 @@
+"""SAE checkpoints: a NumPy-saved dictionary of weights and what is known of them."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from esm_sae import storage
+from esm_sae.errors import InputError
+from esm_sae.formats.npy_dict import load_npy_dict
+
+CONFIG_NAME = "config.json"
+
+_K_IN_FOLDER = re.compile(r"(?:^|_)k(\d+)(?:_|$)")
+_EPOCH = re.compile(r"^checkpoint_epoch_(\d+)\.npy$")
+
+
+@dataclass(frozen=True)
+class SAEConfig:
+    """What a checkpoint is.
+
+    Attributes:
+        width: D, the width of an embedding row.
+        latent_dim: L, the number of latents.
+        k: largest number of latents that fire on a row.
+        normalize: whether a row is z-scored before it is encoded, and its reconstruction
+            scaled back.
+        tied: whether the decoder is the encoder transposed.
+        latent_bias: whether ``lb_L`` was trained.
+        activation: always ``topk``.
+        project: name of the group of runs.
+        encoder: name of the encoder whose embeddings the SAE was trained on.
+        encoder_note: what a reader must know of the encoder, such as 'untrained'.
+        weights_sha256: hash of that encoder's weights.
+        layer: canonical layer number of those embeddings.
+        pooling: ``mean`` or ``residue`` rows.
+        data_fingerprint: hash of the training embeddings.
+        seed: seed of the training.
+        epochs: number of epochs trained.
+        final_checkpoint: file name of the checkpoint after the last epoch.
+        training: the other training options.
+        versions: versions of the libraries that trained it.
+    """
+
+    width: int
+    latent_dim: int
+    k: int
+    normalize: bool = False
+    tied: bool = False
+    latent_bias: bool = True
+    activation: str = "topk"
+    project: str = ""
+    encoder: str = "unknown"
+    encoder_note: str = ""
+    weights_sha256: str = "unknown"
+    layer: int | None = None
+    pooling: str = "unknown"
+    data_fingerprint: str = "unknown"
+    seed: int | None = None
+    epochs: int | None = None
+    final_checkpoint: str = ""
+    training: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The weights of an SAE, float32, for raw embedding rows.
+
+    Attributes:
+        encoder: (D, L).
+        decoder: (L, D).
+        latent_bias: ``lb_L``, (L,).
+        pre_bias: ``pb_D``, (D,).
+        config: what is known of the weights.
+        path: the file they were read from.
+        unknown: what the file did not tell and was assumed.
+    """
+
+    encoder: np.ndarray
+    decoder: np.ndarray
+    latent_bias: np.ndarray
+    pre_bias: np.ndarray
+    config: SAEConfig
+    path: Path
+    unknown: tuple[str, ...] = ()
+
+
+def read_checkpoint(
+    path: storage.PathLike, *, k: int | None = None, normalize: bool | None = None
+) -> Checkpoint:
+    """Read a checkpoint file, or the final checkpoint of a training folder.
+
+    k and ``normalize`` come from ``config.json`` beside the file, else from a ``config`` entry
+    inside it, else from the arguments; k at last from the folder's name (``L3840_k16``).
+
+    Raises:
+        InputError: there is no such file, it holds anything but arrays, shapes do not fit one
+            another, an argument contradicts what is recorded, or nothing tells k.
+    """
+    file = _final_checkpoint(Path(path))
+    content = load_npy_dict(file)
+    arrays = _arrays(content, file)
+    width, latent_dim = arrays["encoder"].shape
+    config, unknown = _config_of(file, content, (width, latent_dim), k, normalize)
+    if (config.width, config.latent_dim) != (width, latent_dim):
+        raise InputError(
+            f"{file}: weights are for D={width}, L={latent_dim}, but {CONFIG_NAME} records "
+            f"D={config.width}, L={config.latent_dim}; they are not of one training"
+        )
+    _require_agreement(file, config, k, normalize)
+    return Checkpoint(**arrays, config=config, path=file, unknown=tuple(unknown))
+
+
+def write_checkpoint(
+    path: storage.PathLike,
+    *,
+    encoder: np.ndarray,
+    decoder: np.ndarray,
+    latent_bias: np.ndarray,
+    pre_bias: np.ndarray,
+) -> None:
+    """Publish weights in the original's layout: nested ``enc``, ``dec``, ``lb_L``, ``pb_D``.
+
+    Shapes are (D, L), (L, D), (L,) and (D,); all are stored as C-order float32.
+    """
+    content = {
+        "enc": {"kernel": _float32(encoder)},
+        "dec": {"kernel": _float32(decoder)},
+        "lb_L": _float32(latent_bias),
+        "pb_D": _float32(pre_bias),
+    }
+    with storage.publish(path) as temporary, temporary.open("wb") as file:
+        np.save(file, np.array(content, dtype=object), allow_pickle=True)
+
+
+def write_config(folder: Path, config: SAEConfig) -> None:
+    """Publish ``config.json`` in a training folder."""
+    storage.publish_json(folder / CONFIG_NAME, asdict(config))
+
+
+def read_config(folder: Path) -> SAEConfig | None:
+    """Read ``config.json`` of a training folder; None where there is none.
+
+    Raises:
+        InputError: the file is there but is not such a config.
+    """
+    path = folder / CONFIG_NAME
+    if not path.is_file():
+        return None
+    content = storage.read_json(path)
+    known = {entry.name for entry in fields(SAEConfig)}
+    sizes = ("width", "latent_dim", "k")
+    if (
+        not isinstance(content, dict)
+        or not set(content) <= known
+        or not all(isinstance(content.get(size), int) for size in sizes)
+    ):
+        raise InputError(f"{path}: not the config of a training; remove it to use the file alone")
+    return SAEConfig(**content)
+
+
+def checkpoint_name(epoch: int) -> str:
+    """Return the file name of the checkpoint after an epoch."""
+    return f"checkpoint_epoch_{epoch}.npy"
+
+
+def _final_checkpoint(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    config = read_config(path)
+    if config is not None and config.final_checkpoint:
+        return path / config.final_checkpoint
+    epochs = [file for file in storage.list_files(path, "*.npy") if _EPOCH.match(file.name)]
+    if len(epochs) == 1:
+        return epochs[0]
+    if not epochs:
+        raise InputError(f"{path}: holds no checkpoint_epoch_N.npy")
+    raise InputError(
+        f"{path}: holds {len(epochs)} checkpoints and no {CONFIG_NAME} that names the final one; "
+        "name the file"
+    )
+
+
+def _arrays(content: Mapping[str, Any], file: Path) -> dict[str, np.ndarray]:
+    weights = {name.removeprefix("params/"): value for name, value in _flatten(content).items()}
+    encoder = _weight(weights, "enc/kernel", file)
+    if encoder.ndim != 2:
+        raise InputError(f"{file}: enc/kernel has shape {encoder.shape}, expected (D, L)")
+    width, latent_dim = encoder.shape
+    arrays = {
+        "encoder": encoder,
+        # A tied checkpoint keeps no decoder: it is the encoder transposed.
+        "decoder": _weight(weights, "dec/kernel", file)
+        if "dec/kernel" in weights
+        else np.ascontiguousarray(encoder.T),
+        "latent_bias": _weight(weights, "lb_L", file),
+        "pre_bias": _weight(weights, "pb_D", file),
+    }
+    expected = {
+        "encoder": (width, latent_dim),
+        "decoder": (latent_dim, width),
+        "latent_bias": (latent_dim,),
+        "pre_bias": (width,),
+    }
+    for name, array in arrays.items():
+        if array.shape != expected[name]:
+            raise InputError(
+                f"{file}: {name} has shape {array.shape}, expected {expected[name]} beside an "
+                f"encoder of shape {encoder.shape}"
+            )
+        if not np.isfinite(array).all():
+            raise InputError(f"{file}: {name} holds NaN or infinity; train again")
+    return arrays
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{key}/")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _weight(weights: Mapping[str, Any], name: str, file: Path) -> np.ndarray:
+    if name not in weights:
+        known = ", ".join(sorted(weights)[:6])
+        raise InputError(f"{file}: has no {name}; it holds {known or 'nothing'}")
+    try:
+        return _float32(weights[name])
+    except (TypeError, ValueError):
+        raise InputError(f"{file}: {name} is not an array of numbers") from None
+
+
+def _config_of(
+    file: Path,
+    content: Mapping[str, Any],
+    shape: tuple[int, int],
+    k: int | None,
+    normalize: bool | None,
+) -> tuple[SAEConfig, list[str]]:
+    """Return what is known of the weights, of shape (D, L), and what nothing tells."""
+    beside = read_config(file.parent)
+    if beside is not None:
+        return beside, []
+    entry = content.get("config")
+    inside = entry if isinstance(entry, Mapping) else {}
+    unknown = ["encoder, layer and pooling"]
+    if "normalize" in inside:
+        normalize = bool(inside["normalize"])
+    elif normalize is None:
+        unknown.append("whether rows are normalised (assumed not)")
+    config = SAEConfig(
+        *shape,
+        k=_k_of(file, inside, k),
+        normalize=bool(normalize),
+        tied=bool(inside.get("tied", False)),
+    )
+    return config, unknown
+
+
+def _k_of(file: Path, inside: Mapping[str, Any], k: int | None) -> int:
+    if "topk" in inside:
+        try:
+            return int(cast(Any, inside["topk"]))
+        except (TypeError, ValueError):
+            raise InputError(
+                f"{file}: its config has topk = {inside['topk']}, not a number"
+            ) from None
+    if k is not None:
+        return k
+    named = _K_IN_FOLDER.search(file.resolve().parent.name)
+    if named is None:
+        raise InputError(
+            f"{file}: nothing tells k (no {CONFIG_NAME}, no config entry, no k in the folder's "
+            "name); give it with --topk"
+        )
+    return int(named[1])
+
+
+def _require_agreement(
+    file: Path, config: SAEConfig, k: int | None, normalize: bool | None
+) -> None:
+    if config.activation != "topk":
+        raise InputError(f"{file}: its activation is '{config.activation}', only topk is known")
+    if not 1 <= config.k <= config.latent_dim:
+        raise InputError(f"{file}: k is {config.k}, expected 1 to L = {config.latent_dim}")
+    if k is not None and k != config.k:
+        raise InputError(f"{file}: was trained with k = {config.k}, not {k}; leave --topk out")
+    if normalize is not None and normalize != config.normalize:
+        raise InputError(f"{file}: was trained with normalize = {config.normalize}")
+
+
+def _float32(array: Any) -> np.ndarray:
+    return np.ascontiguousarray(np.asarray(array), dtype=np.float32)

@@ -1,0 +1,249 @@
+"""Manifests: what an output was made from, and whether it is complete.
+
+Every output has a manifest, written last. It holds a fingerprint of all that determined the
+output and the sha256 of its files. An output is complete when its manifest is there and its
+fingerprint is the wanted one.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from esm_sae import storage
+from esm_sae.errors import InputError
+
+MANIFEST_NAME = "manifest.json"
+
+_PARTIAL = r"[0-9a-f]{12}\.partial"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an output was made from and what it consists of.
+
+    Attributes:
+        kind: name of the output's form, such as ``"sample"``.
+        fingerprint: sha256 of the kind and the determinants.
+        determinants: input hashes, settings, config, algorithm version, seed.
+        files: for each file name its ``sha256`` and ``bytes``.
+        summary: counts and figures that are a function of the determinants.
+    """
+
+    kind: str
+    fingerprint: str
+    determinants: dict[str, Any]
+    files: dict[str, dict[str, Any]]
+    summary: dict[str, Any]
+
+    @property
+    def data_version(self) -> str:
+        """A hash of the names and contents of all files."""
+        names = sorted((name, entry["sha256"]) for name, entry in self.files.items())
+        return _sha256_of_json(names)
+
+
+@dataclass(frozen=True)
+class Product:
+    """An output in its place: where it is, its manifest, and whether it was there before."""
+
+    path: Path
+    manifest: Manifest
+    manifest_path: Path
+    unchanged: bool
+
+
+def produce_folder(
+    folder: storage.PathLike,
+    *,
+    kind: str,
+    determinants: Mapping[str, Any],
+    build: Callable[[Path], dict[str, Any]],
+) -> Product:
+    """Make a folder that is a function of ``determinants``, or find that it is there already.
+
+    ``build`` writes the files into a work folder and returns the summary. The work folder's
+    name is derived from the fingerprint and outlives a kill, so that ``build`` can go on from
+    what it finds there. The finished folder is swapped in whole: files of an older output never
+    mix with it.
+    """
+    target = Path(folder)
+    fingerprint = fingerprint_of(kind, determinants)
+    if target.is_file():
+        raise InputError(f"{target}: is a file, expected a directory")
+    with storage.locked(target):
+        work = target.parent / f".{target.name}.{fingerprint[:16]}.work"
+        old = read_manifest(target)
+        if old is not None and old.fingerprint == fingerprint and _verified(target, old):
+            _remove_leftovers(target)
+            return Product(target, old, target / MANIFEST_NAME, unchanged=True)
+        _remove_leftovers(target, keep=work)
+        storage.make_folder(work)
+        _remove_unfinished_files(work)
+        summary = build(work)
+        files = {
+            os.fspath(path.relative_to(work)): _entry(path)
+            for path in sorted(work.rglob("*"))
+            if path.is_file()
+        }
+        manifest = Manifest(kind, fingerprint, dict(determinants), files, summary)
+        storage.publish_json(work / MANIFEST_NAME, asdict(manifest))
+        storage.swap_folder(work, target)
+    return Product(target, manifest, target / MANIFEST_NAME, unchanged=False)
+
+
+def produce_files(
+    paths: Sequence[storage.PathLike],
+    *,
+    manifest: storage.PathLike,
+    kind: str,
+    determinants: Mapping[str, Any],
+    build: Callable[[list[Path]], dict[str, Any]],
+) -> Product:
+    """Make files beside one another that are a function of ``determinants``.
+
+    ``build`` gets temporary paths in the order of ``paths`` and returns the summary. The old
+    manifest is removed before the first file is replaced and the new one is written last, so
+    that a kill in between leaves an output that is known to be incomplete, never a mixture that
+    passes for one.
+    """
+    targets = [Path(path) for path in paths]
+    manifest_path = Path(manifest)
+    fingerprint = fingerprint_of(kind, determinants)
+    with storage.locked(targets[0]):
+        for path in [*targets, manifest_path]:
+            _remove_leftovers(path)
+        old = read_manifest(manifest_path)
+        if (
+            old is not None
+            and old.fingerprint == fingerprint
+            and set(old.files) == {target.name for target in targets}
+            and _verified(targets[0].parent, old)
+        ):
+            return Product(targets[0], old, manifest_path, unchanged=True)
+        temporaries = [storage.temporary_beside(target) for target in targets]
+        try:
+            summary = build(temporaries)
+            files = {
+                target.name: _entry(temporary)
+                for target, temporary in zip(targets, temporaries, strict=True)
+            }
+            new = Manifest(kind, fingerprint, dict(determinants), files, summary)
+            encoded = storage.encode_json(asdict(new))
+            manifest_path.unlink(missing_ok=True)
+            for temporary, target in zip(temporaries, targets, strict=True):
+                storage.replace(temporary, target)
+        finally:
+            for temporary in temporaries:
+                temporary.unlink(missing_ok=True)
+        storage.publish_bytes(manifest_path, encoded)
+    return Product(targets[0], new, manifest_path, unchanged=False)
+
+
+def fingerprint_of(kind: str, determinants: Mapping[str, Any]) -> str:
+    """Return the sha256 of an output's kind and determinants as canonical JSON."""
+    return _sha256_of_json([kind, determinants])
+
+
+def read_manifest(path: storage.PathLike) -> Manifest | None:
+    """Read the manifest at a path or inside a folder; None where there is none.
+
+    Raises:
+        InputError: the file is there but is not a manifest.
+    """
+    location = Path(path)
+    if location.is_dir():
+        location = location / MANIFEST_NAME
+    if not location.is_file():
+        return None
+    content = storage.read_json(location)
+    try:
+        return Manifest(**content)
+    except TypeError:
+        raise InputError(
+            f"{location}: not a manifest; remove it and make the output again"
+        ) from None
+
+
+def manifest_beside(path: storage.PathLike) -> Path:
+    """Return the path of an output file's manifest: ``x.fasta`` -> ``x.manifest.json``."""
+    location = Path(path)
+    return location.with_name(f"{storage.stem(location)}.manifest.json")
+
+
+def manifest_named(path: storage.PathLike) -> Path:
+    """Return the path of the manifest of one file: ``x.json`` -> ``x.json.manifest.json``.
+
+    For outputs that may stand beside others of the same stem, as ``x.parquet``.
+    """
+    location = Path(path)
+    return location.with_name(f"{location.name}.manifest.json")
+
+
+def identity_of(path: storage.PathLike) -> str:
+    """Return the content hash of an input file or manifested folder.
+
+    A file that a manifest beside it names, with the size recorded there, is known by the
+    recorded hash; any other file is read and hashed.
+
+    Raises:
+        InputError: the path does not exist, or is a folder without a manifest.
+    """
+    if storage.is_url(path):
+        return storage.sha256_of(path)
+    location = Path(path)
+    if location.is_dir():
+        manifest = read_manifest(location)
+        if manifest is None:
+            raise InputError(f"{location}: incomplete, it has no {MANIFEST_NAME}; make it again")
+        return manifest.data_version
+    beside = read_manifest(manifest_beside(location))
+    if beside is not None and location.is_file() and location.name in beside.files:
+        entry = beside.files[location.name]
+        if entry["bytes"] == location.stat().st_size:
+            return str(entry["sha256"])
+    return storage.sha256_of(location)
+
+
+def _verified(folder: Path, manifest: Manifest) -> bool:
+    return all(
+        (folder / name).is_file()
+        and (folder / name).stat().st_size == entry["bytes"]
+        and storage.sha256_of(folder / name) == entry["sha256"]
+        for name, entry in manifest.files.items()
+    )
+
+
+def _entry(path: Path) -> dict[str, Any]:
+    return {"sha256": storage.sha256_of(path), "bytes": path.stat().st_size}
+
+
+def _remove_leftovers(target: Path, *, keep: Path | None = None) -> None:
+    """Remove what killed writers of a target left; its lock must be held."""
+    leftover = re.compile(rf"\.{re.escape(target.name)}\.(?:[0-9a-f]{{16}}\.work|{_PARTIAL})")
+    for path in list(target.parent.iterdir()):
+        if path == keep or not leftover.fullmatch(path.name):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _remove_unfinished_files(work: Path) -> None:
+    """Clear a killed build's work folder of all but whole files, so that only those go in."""
+    (work / MANIFEST_NAME).unlink(missing_ok=True)
+    unfinished = re.compile(rf"\..+\.(?:{_PARTIAL}|lock)")
+    for path in list(work.rglob(".*")):
+        if path.is_file() and unfinished.fullmatch(path.name):
+            path.unlink()
+
+
+def _sha256_of_json(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()

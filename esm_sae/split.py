@@ -1,0 +1,68 @@
+"""The one split into training, validation and test, by similarity cluster.
+
+Proteins held out by their own id mostly have a relative in training, so a split by id measures
+memory. Everything that holds proteins out asks this module.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+
+from esm_sae import storage
+from esm_sae.errors import InputError
+
+Split = Literal["train", "validation", "test"]
+
+_BUCKETS = 1_000
+_VALIDATION_FROM, _TEST_FROM = 800, 900
+
+
+def split_of(cluster_id: str, *, seed: int = 0) -> Split:
+    """Return the split of a similarity cluster: 80% train, 10% validation, 10% test."""
+    digest = hashlib.blake2b(f"{seed}:{cluster_id}".encode(), digest_size=8).digest()
+    bucket = int.from_bytes(digest, "big") % _BUCKETS
+    if bucket < _VALIDATION_FROM:
+        return "train"
+    return "validation" if bucket < _TEST_FROM else "test"
+
+
+def splits_of(
+    sequence_ids: Sequence[str], clusters: Mapping[str, str] | None = None, *, seed: int = 0
+) -> np.ndarray:
+    """Return the split of each sequence, shape (N,), as strings.
+
+    A sequence with no known similarity cluster is its own cluster.
+    """
+    known = clusters or {}
+    of_id = {
+        sequence_id: split_of(known.get(sequence_id, sequence_id), seed=seed)
+        for sequence_id in set(sequence_ids)
+    }
+    return np.array([of_id[sequence_id] for sequence_id in sequence_ids], dtype="<U10")
+
+
+def read_similarity_clusters(source: storage.PathLike) -> dict[str, str]:
+    """Read a table of similarity clusters: parquet with ``sequence_id`` and ``cluster_id``.
+
+    ``"bundled"`` names the table of the bundled proteins.
+
+    Raises:
+        InputError: the file is not such a table.
+    """
+    import polars as pl
+
+    if source == "bundled":
+        from esm_sae.data import bundled_clusters
+
+        source = bundled_clusters()
+    with storage.open_binary(source) as file:
+        try:
+            table = pl.read_parquet(file, columns=["sequence_id", "cluster_id"])
+        except (pl.exceptions.PolarsError, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(
+                f"{source}: not a parquet table with sequence_id and cluster_id ({reason})"
+            ) from None
+    return dict(zip(table["sequence_id"].to_list(), table["cluster_id"].to_list(), strict=True))

@@ -1,0 +1,278 @@
+"""Reading, publishing and listing of files: the one place that writes final files.
+
+A file is published by writing it under a temporary name in its own folder, syncing it and
+renaming it over the final name, so that a killed process leaves the old file or the new one.
+Local paths and fsspec URLs (``s3://...``) are read by the same functions.
+"""
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from esm_sae.errors import InputError
+
+PathLike = str | os.PathLike[str]
+
+_HASH_CHUNK = 1 << 22
+_TEMPORARY_SUFFIX = ".partial"
+
+
+def open_binary(path: PathLike) -> BinaryIO:
+    """Open a local file or an fsspec URL for reading bytes.
+
+    Raises:
+        InputError: there is no such file, it is a directory, or may not be read.
+    """
+    if is_url(path):
+        return _open_url(os.fspath(path))
+    local = Path(path)
+    if local.is_dir():
+        raise InputError(f"{local}: is a directory, expected a file")
+    try:
+        return local.open("rb")
+    except FileNotFoundError:
+        raise InputError(f"{local}: no such file") from None
+    except PermissionError:
+        raise InputError(f"{local}: may not be read (permission denied)") from None
+
+
+def stem(path: PathLike) -> str:
+    """Return a file's name without its type: ``x.fasta.gz`` -> ``x``, ``a.b.json`` -> ``a.b``."""
+    return Path(Path(path).name.removesuffix(".gz")).stem
+
+
+def read_bytes(path: PathLike) -> bytes:
+    """Read a whole file."""
+    with open_binary(path) as file:
+        return file.read()
+
+
+def read_json(path: PathLike) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        InputError: the file is missing, truncated or not JSON.
+    """
+    try:
+        return json.loads(read_bytes(path))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{os.fspath(path)}: not valid JSON ({error})") from None
+
+
+def is_url(path: PathLike) -> bool:
+    """Whether a path is an fsspec URL such as ``s3://bucket/key`` and not a local path."""
+    return "://" in os.fspath(path)
+
+
+def exists(path: PathLike) -> bool:
+    """Whether a local path or fsspec URL exists."""
+    if is_url(path):
+        import fsspec
+
+        file_system, key = fsspec.core.url_to_fs(os.fspath(path))
+        return bool(file_system.exists(key))
+    return Path(path).exists()
+
+
+def list_files(directory: PathLike, pattern: str = "*") -> list[Path]:
+    """List the files of a local directory that match a glob pattern, sorted by name.
+
+    Raises:
+        InputError: there is no such directory, or it is a file.
+    """
+    folder = Path(directory)
+    if not folder.exists():
+        raise InputError(f"{folder}: no such directory")
+    if not folder.is_dir():
+        raise InputError(f"{folder}: is a file, expected a directory")
+    return sorted(path for path in folder.glob(pattern) if path.is_file())
+
+
+def sha256_of(path: PathLike) -> str:
+    """Return the sha256 of a file's bytes as a hexadecimal string, reading it in chunks."""
+    digest = hashlib.sha256()
+    with open_binary(path) as file:
+        while chunk := file.read(_HASH_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def publish(path: PathLike) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; on success it becomes ``path``, atomically.
+
+    If the body raises, the temporary file is removed and an older ``path`` stays as it was.
+
+    Raises:
+        InputError: ``path`` is a directory, or its folder cannot be made.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise InputError(f"{target}: is a directory, expected a file to write")
+    make_folder(target.parent)
+    temporary = temporary_beside(target)
+    try:
+        yield temporary
+        replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def publish_bytes(path: PathLike, data: bytes) -> None:
+    """Publish bytes as a file."""
+    with publish(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def publish_text(path: PathLike, text: str) -> None:
+    """Publish text as a UTF-8 file."""
+    publish_bytes(path, text.encode())
+
+
+def publish_json(path: PathLike, value: Any) -> None:
+    """Publish a value as JSON with sorted keys, so that equal values give equal bytes."""
+    publish_bytes(path, encode_json(value))
+
+
+def encode_json(value: Any) -> bytes:
+    """Encode a value as readable JSON with sorted keys; NaN and infinity are errors."""
+    text = json.dumps(value, sort_keys=True, indent=2, allow_nan=False, ensure_ascii=False)
+    return text.encode() + b"\n"
+
+
+def encode_compact_json(value: Any) -> bytes:
+    """Encode a large value as JSON in its own order without indentation."""
+    return json.dumps(value, allow_nan=False, ensure_ascii=False).encode() + b"\n"
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and its parents.
+
+    Raises:
+        InputError: a file stands in the way.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise InputError(f"{folder}: is a file, expected a directory") from None
+
+
+def temporary_beside(target: Path) -> Path:
+    """Return a unique hidden name in the folder of ``target``."""
+    return target.parent / f".{target.name}.{uuid.uuid4().hex[:12]}{_TEMPORARY_SUFFIX}"
+
+
+def replace(temporary: Path, target: Path) -> None:
+    """Sync a finished file and rename it over ``target``."""
+    sync(temporary)
+    os.replace(temporary, target)
+    sync(target.parent)
+
+
+def swap_folder(finished: Path, target: Path) -> None:
+    """Put a finished folder in place of ``target``, atomically where the system can.
+
+    Linux and macOS exchange two folders in one system call. Where the file system cannot, the
+    old folder is moved aside first, and a kill between the two renames leaves no folder, which
+    reads as 'not made yet'; never a mixture.
+    """
+    for path in sorted(finished.rglob("*")):
+        sync(path)
+    sync(finished)
+    if not target.exists():
+        os.replace(finished, target)
+    else:
+        # Under its own name the folder would, after a kill behind the exchange, hold the old
+        # files where the next build looks for its own.
+        ready = temporary_beside(target)
+        os.replace(finished, ready)
+        finished = ready
+        if not _exchange(finished, target):
+            aside = temporary_beside(target)
+            os.replace(target, aside)
+            os.replace(finished, target)
+            finished = aside
+        sync(target.parent)
+        shutil.rmtree(finished)
+    sync(target.parent)
+
+
+def sync(path: Path) -> None:
+    """Flush a file or folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def locked(target: PathLike) -> Iterator[None]:
+    """Hold the exclusive lock on a target among the processes of this machine.
+
+    A second process waits until the first is done. The lock dies with its process, so that a
+    killed one never leaves it behind.
+    """
+    path = Path(target)
+    make_folder(path.parent)
+    lock = path.parent / f".{path.name}.lock"
+    descriptor = _acquire(lock)
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _open_url(url: str) -> BinaryIO:
+    import fsspec
+
+    try:
+        return cast(BinaryIO, cast(Any, fsspec.open(url, "rb")).open())
+    except FileNotFoundError:
+        raise InputError(f"{url}: no such file") from None
+    except (ImportError, ValueError) as error:
+        raise InputError(f"{url}: cannot be opened ({error})") from None
+
+
+def _acquire(lock: Path) -> int:
+    while True:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        # The holder before us unlinks the file on release: what we locked may no longer be what
+        # the name means.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), os.stat(lock)):
+                return descriptor
+        os.close(descriptor)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    library = ctypes.CDLL(None, use_errno=True)
+    first, second = os.fsencode(one), os.fsencode(other)
+    if sys.platform == "darwin":
+        rename_swap = 2
+        status = library.renamex_np(first, second, rename_swap)
+    elif hasattr(library, "renameat2"):
+        at_working_directory, rename_exchange = -100, 2
+        status = library.renameat2(
+            at_working_directory, first, at_working_directory, second, rename_exchange
+        )
+    else:
+        return False
+    if status == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+        return False
+    raise OSError(code, os.strerror(code), os.fspath(other))
