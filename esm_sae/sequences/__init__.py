@@ -1,0 +1,16 @@
+"""Sequences: where they come from, reading them and drawing uniform samples of them."""
+
+from esm_sae.formats.fasta import Header, Record, parse_header, read_fasta
+from esm_sae.sequences.sampling import SampleReport, sample_fasta
+from esm_sae.sequences.source import provide_source, source_location
+
+__all__ = [
+    "Header",
+    "Record",
+    "SampleReport",
+    "parse_header",
+    "provide_source",
+    "read_fasta",
+    "sample_fasta",
+    "source_location",
+]
