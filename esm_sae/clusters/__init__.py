@@ -1,0 +1,19 @@
+"""Clusters of proteins: by taxon, by density of the embeddings, and samples of them.
+
+Every output has its manifest beside it under its own name, ``x.json`` -> ``x.json.manifest.json``:
+a cluster table and the JSON made from it may share their stem.
+"""
+
+from esm_sae.clusters.density import cluster_embeddings
+from esm_sae.clusters.export import clusters_to_json
+from esm_sae.clusters.figures import embedding_map
+from esm_sae.clusters.sampling import subsample_clusters
+from esm_sae.clusters.taxa import cluster_taxa
+
+__all__ = [
+    "cluster_embeddings",
+    "cluster_taxa",
+    "clusters_to_json",
+    "embedding_map",
+    "subsample_clusters",
+]

@@ -1,0 +1,138 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import polars as pl
+import pytest
+
+from esm_sae import cluster, clusters_to_json, subsample_cluster
+
+COMMANDS = {
+    "cluster": cluster,
+    "clusters_to_json": clusters_to_json,
+    "subsample_cluster": subsample_cluster,
+}
+
+
+@pytest.fixture
+def fasta(tmp_path):
+    path = tmp_path / "in.fasta"
+    names = ["Alpha", "Beta"]
+    path.write_text(
+        "".join(
+            f">P{n} Protein OS={names[n % 2]} OX={n % 2 + 1} PE=1 SV=1\nM{'A' * n}\n"
+            for n in range(24)
+        )
+    )
+    return path
+
+
+@pytest.fixture
+def embeddings(tmp_path):
+    folder = tmp_path / "embeddings"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        rows = 10 * number + rng.normal(size=(30, 4))
+        np.save(folder / f"part{number}.npy", rows.astype(np.float32))
+    return folder
+
+
+def call(command, *arguments):
+    return COMMANDS[command].main([str(argument) for argument in arguments])
+
+
+def refused(capsys, command, *arguments):
+    """Return the one error line of a command that exits with 2."""
+    assert call(command, *arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = [line for line in captured.err.splitlines() if not line.startswith("warning: ")]
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+def test_the_commands_chain_from_fasta_to_sample(tmp_path, fasta, capsys):
+    table, exported, sampled = (tmp_path / name for name in ("t.parquet", "t.json", "s.json"))
+    assert call("cluster", "--by", "taxon", "--fasta", fasta, "--output", table) == 0
+    assert "2 taxa of 24 of 24 records" in capsys.readouterr().out
+    assert (tmp_path / "cluster_statistics.json").is_file()
+    assert (
+        call("clusters_to_json", "--clusters", table, "--fasta", fasta, "--output", exported) == 0
+    )
+    assert "24 sequences in 2 clusters" in capsys.readouterr().out
+    options = ["--min_size", 5, "--per_cluster", 4, "--max_len", 20, "--seed", 3]
+    assert call("subsample_cluster", "--clusters", exported, "--output", sampled, *options) == 0
+    assert "8 sequences of 2 clusters" in capsys.readouterr().out
+    content = json.loads(sampled.read_text())
+    assert {name: len(members) for name, members in content.items()} == {"Alpha": 4, "Beta": 4}
+    again = tmp_path / "again.json"
+    arguments = ["--clusters", table, "--fasta", fasta, "--output", again, *options]
+    assert call("subsample_cluster", *arguments) == 0
+    assert again.read_bytes() == sampled.read_bytes()
+
+
+@pytest.mark.filterwarnings("always:.*plain matrices:UserWarning")
+def test_embeddings_are_clustered(tmp_path, embeddings, capsys):
+    output = tmp_path / "clusters.parquet"
+    arguments = ["--np_dir", embeddings, "--output", output, "--min_cluster_size", 10]
+    assert call("cluster", *arguments, "--components", 3, "--seed", 1) == 0
+    captured = capsys.readouterr()
+    assert "3 clusters (eom) of 90 proteins" in captured.out
+    assert "warning: " in captured.err
+    assert pl.read_parquet(output)["cluster"].n_unique() in (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--by", "taxon"], "--by taxon needs --fasta"),
+        ([], "--by embedding needs --np_dir"),
+        (["--fasta", "x"], "--fasta does not go with --by embedding"),
+        (["--by", "taxon", "--fasta", "x", "--np_dir", "y"], "--np_dir does not go with"),
+        (["--by", "taxon", "--fasta", "x", "--seed", "0"], "--seed does not go with"),
+        (["--by", "taxon", "--fasta", "x", "--components", "9"], "--components does not go with"),
+        (["--by", "taxon", "--fasta", "nowhere.fasta"], "nowhere.fasta: no such file"),
+        (["--np_dir", "nowhere"], "nowhere: no such directory"),
+    ],
+)
+def test_cluster_refuses_options_that_cannot_be_used(tmp_path, capsys, arguments, message):
+    line = refused(capsys, "cluster", *arguments, "--output", tmp_path / "out.parquet")
+    assert message in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_subsample_names_the_option_to_lower(tmp_path, fasta, capsys):
+    table = tmp_path / "t.parquet"
+    call("cluster", "--by", "taxon", "--fasta", fasta, "--output", table)
+    capsys.readouterr()
+    line = refused(capsys, "subsample_cluster", "--clusters", table, "--output", tmp_path / "s")
+    assert "no cluster has 2500 members" in line
+    assert "'Alpha', has 12; lower --min_size" in line
+
+
+def test_a_directory_in_place_of_a_file_is_refused(tmp_path, fasta, capsys):
+    for command in ("clusters_to_json", "subsample_cluster"):
+        line = refused(capsys, command, "--clusters", tmp_path, "--output", tmp_path / "o.json")
+        assert "is a directory" in line
+    table = ["--by", "taxon", "--fasta", tmp_path, "--output", tmp_path / "o.parquet"]
+    assert "is a directory" in refused(capsys, "cluster", *table)
+
+
+@pytest.mark.parametrize("command", list(COMMANDS))
+def test_help_shows_an_example(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        call(command, "--help")
+    assert stopped.value.code == 0
+    assert f"example:\n  python -m esm_sae.{command} --" in capsys.readouterr().out
+
+
+def test_importing_the_part_loads_nothing_heavy():
+    program = (
+        "import sys, esm_sae.clusters, esm_sae.cluster\n"
+        "heavy = {'torch', 'jax', 'esm', 'hdbscan', 'sklearn', 'matplotlib', 'dagster'}\n"
+        "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
