@@ -17,6 +17,7 @@ def command(
     example: str,
     *,
     output: str | None = None,
+    output_alias: str | None = None,
     seed: bool = False,
 ) -> argparse.ArgumentParser:
     """Return a parser with the options that all commands share.
@@ -26,6 +27,7 @@ def command(
         description: one sentence on what the command does.
         example: a command line shown at the end of ``--help``.
         output: help on the default of ``--output``; None makes the option required.
+        output_alias: another name of the option ``--output``, such as ``--output_dir``.
         seed: whether chance is involved.
     """
     parser = argparse.ArgumentParser(
@@ -36,6 +38,7 @@ def command(
     )
     parser.add_argument(
         "--output",
+        *([output_alias] if output_alias else []),
         type=Path,
         metavar="PATH",
         required=output is None,

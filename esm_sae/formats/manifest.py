@@ -110,7 +110,7 @@ def produce_files(
     ``build`` gets temporary paths in the order of ``paths`` and returns the summary. The old
     manifest is removed before the first file is replaced and the new one is written last, so
     that a kill in between leaves an output that is known to be incomplete, never a mixture that
-    passes for one.
+    passes for one. Files that the old manifest names and the new one does not are removed.
     """
     targets = [Path(path) for path in paths]
     manifest_path = Path(manifest)
@@ -136,6 +136,7 @@ def produce_files(
             new = Manifest(kind, fingerprint, dict(determinants), files, summary)
             encoded = storage.encode_json(asdict(new))
             manifest_path.unlink(missing_ok=True)
+            _remove_dropped(targets[0].parent, old, files)
             for temporary, target in zip(temporaries, targets, strict=True):
                 storage.replace(temporary, target)
         finally:
@@ -217,6 +218,12 @@ def _verified(folder: Path, manifest: Manifest) -> bool:
         and storage.sha256_of(folder / name) == entry["sha256"]
         for name, entry in manifest.files.items()
     )
+
+
+def _remove_dropped(folder: Path, old: Manifest | None, files: Mapping[str, Any]) -> None:
+    for name in (old.files.keys() if old is not None else set()) - files.keys():
+        if Path(name).name == name:
+            (folder / name).unlink(missing_ok=True)
 
 
 def _entry(path: Path) -> dict[str, Any]:

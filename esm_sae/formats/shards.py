@@ -1,4 +1,8 @@
-"""The shard store: embedding matrices as plain ``.npy`` files, each with its rows and manifest."""
+"""The shard store: embedding matrices as plain ``.npy`` files, each with its rows and manifest.
+
+In row tables ``length`` is the length of the whole protein and ``position`` the number of the
+residue in it, counted from 1 as biologists do; it is null where a row is a protein.
+"""
 
 import functools
 import re
@@ -219,7 +223,7 @@ def publish_manifest(directory: storage.PathLike, *, count: int | None = None) -
         "shards": len(shards.paths),
         "rows": shards.rows,
         "width": shards.width,
-        "proteins": sum(manifest.summary["proteins"] for manifest in manifests.values()),
+        **_totals([manifest.summary for manifest in manifests.values()]),
         "provenance": asdict(shards.provenance),
     }
     kind = "embedding_manifest"
@@ -235,6 +239,14 @@ def publish_manifest(directory: storage.PathLike, *, count: int | None = None) -
 def provenance_of(determinants: Mapping[str, Any]) -> Provenance:
     """Read the provenance out of a shard manifest's determinants."""
     return Provenance(**determinants["provenance"])
+
+
+def _totals(summaries: list[dict[str, Any]]) -> dict[str, int]:
+    return {
+        count: sum(summary[count] for summary in summaries)
+        for count in ("proteins", "residues", "truncated", "unknown_letters")
+        if all(count in summary for summary in summaries)
+    }
 
 
 def _open_sharded(folder: Path, paths: list[Path]) -> EmbeddingShards:

@@ -64,7 +64,7 @@ def sample_fasta(
     So every subset of ``n`` passing records is equally likely, and the sample is the same for
     any compression of the source. Records are copied byte for byte, in file order; only a missing
     final line end is added. The source is read twice; memory is bounded by keys and numbers,
-    under 100 bytes per sampled record, and by the sample's index.
+    about 110 bytes per sampled record, and by the sample's index.
 
     Beside ``x.fasta`` it writes ``x.index.parquet``, one row per sampled record, and
     ``x.manifest.json``.

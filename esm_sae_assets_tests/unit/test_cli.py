@@ -1,0 +1,121 @@
+import logging
+import warnings
+from pathlib import Path
+
+import pytest
+
+from esm_sae import cli
+from esm_sae.errors import InputError
+from esm_sae.progress import LOGGER, progress, set_quiet
+
+
+@pytest.fixture(autouse=True)
+def _restore_what_a_command_sets():
+    root, level, own = logging.getLogger(), logging.getLogger().level, LOGGER.level
+    handlers = list(root.handlers)
+    with warnings.catch_warnings():
+        yield
+    root.setLevel(level)
+    LOGGER.setLevel(own)
+    root.handlers[:] = handlers
+    set_quiet(False)
+
+
+def parser(**options):
+    return cli.command("test", "Tests.", "python -m esm_sae.test --output x", **options)
+
+
+def test_a_summary_goes_to_standard_output(capsys):
+    status = cli.run(parser(), lambda options: f"wrote {options.output}", ["--output", "x"])
+    assert (status, *capsys.readouterr()) == (0, "wrote x\n", "")
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (InputError("x.fasta: empty"), "error: x.fasta: empty\n"),
+        (InputError("record 'a\x0b\nb': bad"), "error: record 'a b': bad\n"),
+        (OSError(28, "No space left on device", "/x/y"), "error: /x/y: No space left on device\n"),
+        (OSError("odd"), "error: odd\n"),
+    ],
+)
+def test_unusable_input_is_one_line_and_status_2(capsys, error, line):
+    def work(options):
+        raise error
+
+    status = cli.run(parser(), work, ["--output", "x"])
+    assert (status, *capsys.readouterr()) == (2, "", line)
+
+
+def test_a_fault_of_the_program_is_not_hidden():
+    def work(options):
+        raise KeyError("bug")
+
+    with pytest.raises(KeyError):
+        cli.run(parser(), work, ["--output", "x"])
+
+
+def test_output_is_required_unless_there_is_a_default(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.run(parser(), lambda options: "", [])
+    assert caught.value.code == 2
+    assert "--output" in capsys.readouterr().err
+    default = parser(output="data/L{L}_k{k}")
+    assert cli.run(default, lambda options: str(options.output), []) == 0
+    assert capsys.readouterr().out == "None\n"
+
+
+def test_shared_options():
+    options = parser(seed=True).parse_args(["--output", "x/y", "--seed", "3", "--quiet"])
+    assert (options.output, options.seed, options.quiet) == (Path("x/y"), 3, True)
+    assert parser(seed=True).parse_args(["--output", "x"]).seed == 0
+    with pytest.raises(SystemExit):
+        parser().parse_args(["--output", "x", "--seed", "3"])
+
+
+def test_help_shows_the_example(capsys):
+    with pytest.raises(SystemExit) as caught:
+        parser().parse_args(["--help"])
+    assert caught.value.code == 0
+    shown = capsys.readouterr().out
+    assert "usage: python -m esm_sae.test" in shown
+    assert "example:\n  python -m esm_sae.test --output x" in shown
+
+
+WORK = """
+import sys, warnings
+from esm_sae import cli, progress
+progress._SECONDS_BETWEEN_LINES = 0.0
+
+def work(options):
+    warnings.warn("unknown provenance")
+    warnings.warn("of a library", DeprecationWarning)
+    with progress.progress(2, unit="rows", description="working") as bar:
+        bar.update(2)
+    return "done"
+
+sys.exit(cli.run(cli.command("x", "X.", "x"), work, ["--output", "x", *sys.argv[1:]]))
+"""
+
+
+def test_progress_and_own_warnings_go_to_standard_error(python):
+    result = python(WORK)
+    assert result.stdout == "done\n"
+    first, second = result.stderr.splitlines()
+    assert first == "warning: unknown provenance"
+    assert second.startswith("working: 2 of 2 rows")
+
+
+def test_quiet_leaves_warnings_only(python):
+    result = python(WORK, "--quiet")
+    assert (result.stdout, result.stderr) == ("done\n", "warning: unknown provenance\n")
+
+
+def test_quiet_holds_for_progress_of_the_process(capsys):
+    def work(options):
+        with progress(1, unit="rows", description="working") as bar:
+            bar.update(1)
+        return "done"
+
+    assert cli.run(parser(), work, ["--output", "x", "--quiet"]) == 0
+    assert capsys.readouterr() == ("done\n", "")

@@ -1,0 +1,117 @@
+import pytest
+
+from esm_sae.data import bundled_fasta
+from esm_sae.errors import InputError
+from esm_sae.formats.manifest import identity_of, read_manifest
+from esm_sae.sequences import provide_source, read_fasta, sample_fasta, source_location
+
+
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture
+def fasta(write_fasta, random_proteins):
+    return write_fasta(random_proteins(20), "own.fasta")
+
+
+def test_the_bundled_proteins_are_copied(tmp_path):
+    product = provide_source("bundled", tmp_path / "data")
+    copy = tmp_path / "data" / "uniref50.fasta.gz"
+    assert names_in(tmp_path / "data") == ["uniref50.fasta.gz", "uniref50.manifest.json"]
+    assert copy.read_bytes() == bundled_fasta().read_bytes()
+    assert product.manifest.summary["sha256"] == identity_of(copy)
+    assert source_location(product) == source_location(tmp_path / "data") == str(copy)
+    assert provide_source("bundled", tmp_path / "data").unchanged
+    assert next(read_fasta(source_location(product))).sequence
+
+
+def test_a_local_file_is_recorded_and_not_copied(tmp_path, fasta, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    product = provide_source("own.fasta", tmp_path / "data")
+    assert names_in(tmp_path / "data") == ["uniref50.manifest.json", "uniref50.source.json"]
+    assert source_location(product) == source_location(tmp_path / "data") == str(fasta)
+    assert product.manifest.summary == {
+        "source": str(fasta),
+        "bytes": fasta.stat().st_size,
+        "sha256": identity_of(fasta),
+    }
+    assert provide_source(fasta, tmp_path / "data").unchanged
+
+
+def test_a_file_of_another_content_has_another_fingerprint(
+    tmp_path, fasta, write_fasta, random_proteins
+):
+    first = provide_source(fasta, tmp_path / "data")
+    write_fasta(random_proteins(20, seed=1), "own.fasta")
+    second = provide_source(fasta, tmp_path / "data")
+    assert not second.unchanged
+    assert second.manifest.fingerprint != first.manifest.fingerprint
+    assert second.manifest.data_version != first.manifest.data_version
+
+
+def test_a_url_is_recorded_and_read_by_the_next_step(tmp_path, fasta):
+    import fsspec
+
+    url = "memory://source/own.fasta"
+    with fsspec.open(url, "wb") as file:
+        file.write(fasta.read_bytes())
+    product = provide_source(url, tmp_path / "data")
+    assert source_location(product) == url
+    report = sample_fasta(source_location(product), tmp_path / "data" / "s.fasta", 5)
+    assert report.sampled == 5
+    assert provide_source(url, tmp_path / "data").unchanged
+
+
+def test_the_last_source_provided_is_the_one_in_use(tmp_path, fasta):
+    folder = tmp_path / "data"
+    provide_source("bundled", folder)
+    provide_source(fasta, folder)
+    assert source_location(folder) == str(fasta)
+    provide_source("bundled", folder)
+    assert source_location(folder) == str(folder / "uniref50.fasta.gz")
+
+
+def test_a_file_that_someone_put_there_is_not_replaced(tmp_path, write_fasta, random_proteins):
+    own = write_fasta(random_proteins(3), "data/uniref50.fasta.gz")
+    content = own.read_bytes()
+    with pytest.raises(InputError, match="was not made here"):
+        provide_source("bundled", tmp_path / "data")
+    assert own.read_bytes() == content
+    assert source_location(provide_source(own, tmp_path / "data")) == str(own)
+    with pytest.raises(InputError, match="was not made here"):
+        provide_source("bundled", tmp_path / "data")
+    assert own.read_bytes() == content
+
+
+def test_a_copy_whose_manifest_was_lost_is_made_known_again(tmp_path):
+    product = provide_source("bundled", tmp_path / "data")
+    (tmp_path / "data" / "uniref50.manifest.json").unlink()
+    assert provide_source("bundled", tmp_path / "data").manifest == product.manifest
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "empty"), (b"MK\n", "does not start with '>'"), (b"\x1f\x8b\x08", "truncated")],
+)
+def test_a_source_that_is_no_fasta_is_refused(tmp_path, content, message):
+    path = tmp_path / "bad.fasta"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"bad\.fasta.*{message}"):
+        provide_source(path, tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_source_that_is_missing_or_a_directory_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        provide_source(tmp_path / "missing.fasta", tmp_path / "data")
+    with pytest.raises(InputError, match="no such file"):
+        provide_source("memory://missing/x.fasta", tmp_path / "data")
+    with pytest.raises(InputError, match="is a directory"):
+        provide_source(tmp_path, tmp_path / "data")
+    assert read_manifest(tmp_path / "data") is None
+
+
+def test_a_folder_without_a_source_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no source of sequences was provided here"):
+        source_location(tmp_path)
