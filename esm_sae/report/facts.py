@@ -1,0 +1,68 @@
+"""The figures and the provenance that head the report, in words."""
+
+from typing import Any, NamedTuple
+
+from esm_sae.formats.checkpoint import SAEConfig
+
+
+class Fact(NamedTuple):
+    """A figure with its name and one line that says what it is."""
+
+    name: str
+    value: str
+    meaning: str
+
+
+def headline(config: SAEConfig, counts: dict[str, Any], metrics: dict[str, Any]) -> list[Fact]:
+    """Return the figures at the top of the page; those that were not measured are left out."""
+    row = "residues" if config.pooling == "residue" else "proteins"
+    facts = [
+        Fact("latents that fire", f"{counts['firing_latents']:,}", f"of {counts['latents']:,}"),
+        Fact("proteins", f"{counts['proteins']:,}", _rows_encoded(config, counts)),
+        Fact("latents per row", f"{counts['mean_l0']:.1f}", f"of at most k = {config.k}"),
+    ]
+    fvu, pca = metrics.get("fvu"), metrics.get("pca_fvu")
+    if fvu is not None:
+        facts.append(
+            Fact("unexplained variance", _share(fvu), f"FVU on held-out {row}; lower is better")
+        )
+    if fvu is not None and pca is not None:
+        verdict = "the SAE is better" if fvu < pca else "PCA is better here"
+        facts.append(Fact("the same by PCA", _share(pca), f"{config.k} components: {verdict}"))
+    dead = metrics.get("dead_share")
+    if dead is not None:
+        facts.append(Fact("dead latents", _share(dead), "silent on all training rows"))
+    return facts
+
+
+def provenance(config: SAEConfig) -> list[tuple[str, str]]:
+    """Return what the SAE was trained on and how, as names and values."""
+    known = {
+        "encoder": config.encoder,
+        "encoder note": config.encoder_note,
+        "encoder weights (sha256)": config.weights_sha256,
+        "layer": config.layer,
+        "rows": config.pooling,
+        "row width D": config.width,
+        "latents L": config.latent_dim,
+        "k": config.k,
+        "rows normalised": "yes" if config.normalize else "no",
+        "tied weights": "yes" if config.tied else "no",
+        "epochs": config.epochs,
+        "seed": config.seed,
+        "training data (fingerprint)": config.data_fingerprint,
+        "project": config.project,
+    }
+    known |= {name.replace("_", " "): value for name, value in sorted(config.training.items())}
+    known |= {f"{name} version": value for name, value in sorted(config.versions.items())}
+    return [(name, str(value)) for name, value in known.items() if value not in (None, "")]
+
+
+def _rows_encoded(config: SAEConfig, counts: dict[str, Any]) -> str:
+    if config.pooling == "residue":
+        return f"{counts['rows']:,} of their residues encoded"
+    return "one row each"
+
+
+def _share(value: float) -> str:
+    return f"{value:.1%}" if value >= 0.1 or value == 0 else f"{value:.2%}"
