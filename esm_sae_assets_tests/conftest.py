@@ -222,7 +222,7 @@ def _write_shard(
                     parsed.taxon,
                     parsed.taxid,
                     len(matrix),
-                    position if residues else None,
+                    position + 1 if residues else None,
                 )
                 for position in range(len(matrix))
             ]

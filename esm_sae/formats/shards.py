@@ -4,7 +4,6 @@ In row tables ``length`` is the length of the whole protein and ``position`` the
 residue in it, counted from 1 as biologists do; it is null where a row is a protein.
 """
 
-import functools
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -95,7 +94,7 @@ class EmbeddingShards:
         """D, the width of a row."""
         return int(self.arrays[0].shape[1])
 
-    @functools.cached_property
+    @property
     def index(self) -> pl.LazyFrame:
         """One row per matrix row: sequence_id, header, taxon, taxid, length, position.
 

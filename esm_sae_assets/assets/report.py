@@ -1,0 +1,47 @@
+"""Report: one self-contained HTML page per k."""
+
+import dagster as dg
+
+from esm_sae import report
+from esm_sae_assets import metadata
+from esm_sae_assets.assets import OWNERS
+from esm_sae_assets.partitions import SAME_KEY, k_partitions
+from esm_sae_assets.resources import DataRoot
+from esm_sae_assets.settings import Settings
+
+GROUP = "report"
+
+
+def report_assets(settings: Settings) -> list[dg.AssetsDefinition]:
+    """Build the assets of the group ``report``."""
+
+    @dg.asset(
+        group_name=GROUP,
+        owners=OWNERS,
+        kinds={"html"},
+        partitions_def=k_partitions(settings),
+        deps=[
+            dg.AssetDep(name, partition_mapping=SAME_KEY)
+            for name in (
+                "feature_summary",
+                "feature_activations",
+                "feature_taxonomy",
+                "sae_metrics",
+            )
+        ],
+        code_version="1",
+    )
+    def feature_report(context: dg.AssetExecutionContext, data: DataRoot) -> dg.MaterializeResult:
+        """The latents of one autoencoder as a page to browse and share."""
+        with metadata.materializing() as clock:
+            k = int(context.partition_key)
+            product = report.write_report(
+                data.analysis(k, "report.html"),
+                summary=data.analysis(k, "feature_summary.parquet"),
+                activations=data.analysis(k, "activations"),
+                taxonomy=data.analysis(k, "taxonomy"),
+                metrics=data.metrics(k),
+            )
+            return metadata.result(product, clock)
+
+    return [feature_report]

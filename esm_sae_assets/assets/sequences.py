@@ -1,0 +1,93 @@
+"""Sequences: UniRef50 and the two samples drawn from it."""
+
+import dagster as dg
+
+from esm_sae import sequences
+from esm_sae_assets import metadata
+from esm_sae_assets.assets import OWNERS
+from esm_sae_assets.resources import DataRoot
+from esm_sae_assets.settings import LARGE_SAMPLE, SMALL_SAMPLE, Settings, code_version
+
+GROUP = "sequences"
+
+
+def sequence_assets(settings: Settings) -> list[dg.AssetsDefinition]:
+    """Build the assets of the group ``sequences``."""
+    samples = settings.samples
+
+    class SampleConfig(dg.Config):
+        seed: int = settings.seed
+        """Which records are drawn."""
+
+    @dg.asset(
+        group_name=GROUP,
+        owners=OWNERS,
+        kinds={"fasta"},
+        code_version=code_version(1, settings.source),
+    )
+    def uniref50_fasta(data: DataRoot) -> dg.MaterializeResult:
+        """UniRef50 as it came: one FASTA record is one cluster's representative protein.
+
+        The bundled proteins stand in for it in the demo; an external file is recorded, not copied.
+        """
+        with metadata.materializing() as clock:
+            product = sequences.provide_source(settings.source, data.path())
+            return metadata.result(product, clock)
+
+    @dg.asset(
+        group_name=GROUP,
+        owners=OWNERS,
+        kinds={"fasta", "parquet"},
+        deps=[uniref50_fasta],
+        code_version=code_version(
+            1, samples.large_size, samples.large_max_length, samples.min_length, settings.seed
+        ),
+    )
+    def uniref50_10M_sample(config: SampleConfig, data: DataRoot) -> dg.MaterializeResult:
+        """Uniform sample of UniRef50, at most 10 million proteins of at most 2,048 residues.
+
+        One record is one protein; its index table has the same order.
+        """
+        with metadata.materializing() as clock:
+            report = sequences.sample_fasta(
+                sequences.source_location(data.path()),
+                data.sample(LARGE_SAMPLE),
+                samples.large_size,
+                min_length=samples.min_length,
+                max_length=samples.large_max_length,
+                seed=config.seed,
+            )
+            return _sample_result(report, clock, config.seed)
+
+    @dg.asset(
+        group_name=GROUP,
+        owners=OWNERS,
+        kinds={"fasta", "parquet"},
+        deps=[uniref50_10M_sample],
+        code_version=code_version(
+            1, samples.small_size, samples.small_max_length, samples.min_length, settings.seed
+        ),
+    )
+    def uniref50_1M_sample(config: SampleConfig, data: DataRoot) -> dg.MaterializeResult:
+        """Uniform sample of the large sample, at most 2^20 proteins of at most 256 residues.
+
+        One record is one protein; its index table has the same order.
+        """
+        with metadata.materializing() as clock:
+            report = sequences.sample_fasta(
+                data.sample(LARGE_SAMPLE),
+                data.sample(SMALL_SAMPLE),
+                samples.small_size,
+                min_length=samples.min_length,
+                max_length=samples.small_max_length,
+                seed=config.seed,
+            )
+            return _sample_result(report, clock, config.seed)
+
+    return [uniref50_fasta, uniref50_10M_sample, uniref50_1M_sample]
+
+
+def _sample_result(
+    report: "sequences.SampleReport", clock: metadata.Clock, seed: int
+) -> dg.MaterializeResult:
+    return metadata.result(report.product, clock, rows=report.sampled, seed=seed)

@@ -1,0 +1,77 @@
+"""Which materialisations are current: there, made by this code, and newer than their inputs."""
+
+from dataclasses import dataclass
+
+import dagster as dg
+
+from esm_sae.formats.manifest import read_manifest
+from esm_sae_assets.metadata import MANIFEST_KEY
+
+_CODE_VERSION, _DATA_VERSION = "dagster/code_version", "dagster/data_version"
+
+
+@dataclass(frozen=True)
+class Target:
+    """One asset, or one partition of it."""
+
+    key: dg.AssetKey
+    partition: str | None
+
+    @property
+    def label(self) -> str:
+        """The asset's name with its partition."""
+        name = self.key.to_user_string()
+        return f"{name} [{self.partition}]" if self.partition else name
+
+
+def targets_in_order(defs: dg.Definitions) -> list[Target]:
+    """Return every asset partition, each after all it depends on."""
+    graph = defs.resolve_asset_graph()
+    targets = []
+    for key in graph.toposorted_asset_keys:
+        partitions = graph.get(key).partitions_def
+        names = partitions.get_partition_keys() if partitions else [None]
+        targets += [Target(key, name) for name in names]
+    return targets
+
+
+def is_current(target: Target, defs: dg.Definitions, instance: dg.DagsterInstance) -> bool:
+    """Whether a target's output is complete, of this code version, and newer than its inputs."""
+    record = _latest(target, instance)
+    if record is None or record.asset_materialization is None:
+        return False
+    made = record.asset_materialization
+    node = defs.resolve_asset_graph().get(target.key)
+    if (made.tags or {}).get(_CODE_VERSION) != node.code_version or not _is_in_place(made):
+        return False
+    inputs = [_latest(each, instance) for each in _inputs_of(target, defs)]
+    return all(each is not None and each.storage_id < record.storage_id for each in inputs)
+
+
+def _is_in_place(made: dg.AssetMaterialization) -> bool:
+    entry = made.metadata.get(MANIFEST_KEY)
+    manifest = read_manifest(str(entry.value)) if entry else None
+    return manifest is not None and manifest.data_version == (made.tags or {}).get(_DATA_VERSION)
+
+
+def _inputs_of(target: Target, defs: dg.Definitions) -> list[Target]:
+    graph = defs.resolve_asset_graph()
+    own = graph.get(target.key).partitions_def
+    inputs = []
+    for parent in sorted(graph.get(target.key).parent_keys):
+        partitions = graph.get(parent).partitions_def
+        if partitions is None:
+            inputs.append(Target(parent, None))
+        elif partitions == own:
+            inputs.append(Target(parent, target.partition))
+        else:
+            inputs += [Target(parent, name) for name in partitions.get_partition_keys()]
+    return inputs
+
+
+def _latest(target: Target, instance: dg.DagsterInstance) -> dg.EventLogRecord | None:
+    partitions = [target.partition] if target.partition else None
+    found = instance.fetch_materializations(
+        dg.AssetRecordsFilter(asset_key=target.key, asset_partitions=partitions), limit=1
+    )
+    return found.records[0] if found.records else None

@@ -1,0 +1,30 @@
+"""Jobs, one per partition definition: a job cannot span two.
+
+The whole pipeline is a backfill over all assets, or ``python -m esm_sae_assets.demo``.
+"""
+
+import dagster as dg
+
+JOBS = [
+    dg.define_asset_job(
+        "sample_sequences",
+        selection=dg.AssetSelection.groups("sequences"),
+        description="UniRef50 and the two samples.",
+    ),
+    dg.define_asset_job(
+        "embed_shards",
+        selection=dg.AssetSelection.assets("embedding_shards"),
+        description="Embedding shards; launch as a backfill over the shards.",
+    ),
+    dg.define_asset_job(
+        "cluster_proteins",
+        selection=dg.AssetSelection.groups("clusters"),
+        description="Taxon clusters with embeddings, and density clusters.",
+    ),
+    dg.define_asset_job(
+        "train_and_analyse",
+        selection=dg.AssetSelection.assets("sae_checkpoint", "sae_metrics")
+        | dg.AssetSelection.groups("analysis", "report"),
+        description="Autoencoder, metrics, analysis and report; launch as a backfill over k.",
+    ),
+]

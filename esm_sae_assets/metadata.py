@@ -1,0 +1,128 @@
+"""What every asset shows: counts, sizes, time and memory, plots and small tables."""
+
+import base64
+import contextlib
+import resource
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from esm_sae.errors import InputError
+from esm_sae.formats.manifest import Product
+
+Metadata = dict[str, Any]
+
+MANIFEST_KEY = "manifest"
+
+_BYTES_PER_MAXRSS = 1 if sys.platform == "darwin" else 1024
+
+
+class Clock:
+    """Seconds since a step began."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self._started
+
+
+@contextlib.contextmanager
+def materializing() -> Iterator[Clock]:
+    """Time a step, and fail it in one clear line where its input cannot be used."""
+    try:
+        yield Clock()
+    except InputError as error:
+        raise dg.Failure(description=str(error), allow_retries=False) from None
+
+
+def result(
+    product: Product, clock: Clock, *, rows: int | None = None, **extra: Any
+) -> dg.MaterializeResult:
+    """Describe an output to Dagster: its data version and what there is to see of it."""
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(product.manifest.data_version),
+        metadata=describe(product, clock, rows=rows) | extra,
+    )
+
+
+def describe(product: Product, clock: Clock, *, rows: int | None = None) -> Metadata:
+    """Return the metadata that every output has."""
+    files = product.manifest.files
+    metadata: Metadata = {
+        "path": dg.MetadataValue.path(str(product.path)),
+        MANIFEST_KEY: dg.MetadataValue.path(str(product.manifest_path)),
+        "files": len(files),
+        "size_bytes": sum(int(entry["bytes"]) for entry in files.values()),
+        "unchanged": product.unchanged,
+        "seconds": round(clock.seconds, 2),
+        "peak_memory_bytes": peak_memory_bytes(),
+        "fingerprint": product.manifest.fingerprint[:16],
+    }
+    if rows is not None:
+        metadata["dagster/row_count"] = rows
+    for name, value in product.manifest.summary.items():
+        metadata.setdefault(name, _value(value))
+    return metadata
+
+
+def peak_memory_bytes() -> int:
+    """Return the most memory this process has held so far, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _BYTES_PER_MAXRSS
+
+
+def plot(source: Path | bytes, title: str = "") -> dg.MarkdownMetadataValue:
+    """Show a PNG in the metadata; it is small, so it is put inline."""
+    png = source.read_bytes() if isinstance(source, Path) else source
+    encoded = base64.b64encode(png).decode()
+    return dg.MetadataValue.md(f"![{title}](data:image/png;base64,{encoded})")
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> dg.MarkdownMetadataValue:
+    """Show a few rows as a table."""
+    if not rows:
+        return dg.MetadataValue.md("(none)")
+    names = list(rows[0])
+    lines = ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
+    lines += ["| " + " | ".join(_cell(row[name]) for name in names) + " |" for row in rows]
+    return dg.MetadataValue.md("\n".join(lines))
+
+
+def column_schema(parquet: Path) -> dg.TableSchema:
+    """Return the columns of a parquet table."""
+    import polars as pl
+
+    return dg.TableSchema(
+        columns=[
+            dg.TableColumn(name, str(dtype))
+            for name, dtype in pl.read_parquet_schema(parquet).items()
+        ]
+    )
+
+
+def row_count(parquet: Path) -> int:
+    """Return the number of rows of a parquet table, from its footer."""
+    import polars as pl
+
+    return int(pl.scan_parquet(parquet).select(pl.len()).collect().item())
+
+
+def _value(value: Any) -> Any:
+    if value is None:
+        return "none"
+    if isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list) and value and all(isinstance(row, Mapping) for row in value):
+        return table(value)
+    return dg.MetadataValue.json(value)
+
+
+def _cell(value: Any) -> str:
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return text.replace("|", "\\|").replace("\n", " ")

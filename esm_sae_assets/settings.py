@@ -1,0 +1,229 @@
+"""The settings of a deployment: a named profile overlaid by environment variables."""
+
+import hashlib
+import importlib.resources
+import json
+import math
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from esm_sae.errors import InputError
+
+LARGE_SAMPLE, SMALL_SAMPLE = "uniref50_10M_sample", "uniref50_1M_sample"
+
+_PREFIX = "ESM_SAE_"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SampleSettings(_Section):
+    """The two samples of the source; a smaller source gives smaller samples."""
+
+    large_size: int = Field(default=10_000_000, ge=1)
+    """Most records in the large sample."""
+    large_max_length: int = Field(default=2048, ge=1)
+    """Most residues of a record in the large sample."""
+    small_size: int = Field(default=1_048_576, ge=1)
+    """Most records in the small sample, which is drawn from the large one."""
+    small_max_length: int = Field(default=256, ge=1)
+    """Most residues of a record in the small sample."""
+    min_length: int = Field(default=1, ge=1)
+    """Fewest residues of a record in either sample."""
+
+
+class EmbeddingSettings(_Section):
+    """What a row of an embedding shard is, and how rows are computed."""
+
+    sample: Literal["uniref50_10M_sample", "uniref50_1M_sample"] = SMALL_SAMPLE
+    """The sample that is embedded and trained on."""
+    encoder: str = "esmc_300m"
+    """Name of the encoder."""
+    weights: str = ""
+    """Path of the encoder's weights; empty: bundled, or from the hub."""
+    layer: int = -1
+    """Layer, 0 to the number of blocks; -1 is the last, after the final norm."""
+    rows: Literal["mean", "residue"] = "mean"
+    """Whether a row is a protein (mean over its residues) or a residue."""
+    residues_per_protein: int | None = Field(default=None, ge=1)
+    """With residue rows: how many residues of a protein are kept, drawn at random."""
+    sequences_per_shard: int = Field(default=16_384, ge=1)
+    """Most sequences in a shard."""
+    dtype: Literal["float32", "float16"] = "float32"
+    """Number format of the shards."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the forward pass; auto is bfloat16 on a GPU, else float32."""
+    batch_tokens: int = Field(default=4096, ge=1)
+    """Tokens in a batch, padding included."""
+
+
+class SAESettings(_Section):
+    """The sparse autoencoders."""
+
+    latent_dim: int = Field(default=3840, ge=1)
+    """L, the number of latents."""
+    ks: tuple[int, ...] = (16, 32, 64)
+    """The values of k; one autoencoder is trained for each."""
+    batch_size: int = Field(default=4096, ge=1)
+    """Rows in a training step."""
+    num_epochs: int = Field(default=10, ge=1)
+    """Passes over the training rows."""
+    learning_rate: float = Field(default=3e-4, gt=0)
+    """Peak learning rate of Adam."""
+
+    @field_validator("ks", mode="before")
+    @classmethod
+    def _split_list(cls, value: Any) -> Any:
+        return [part for part in value.split(",") if part] if isinstance(value, str) else value
+
+    @field_validator("ks")
+    @classmethod
+    def _require_distinct(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not value or len(set(value)) < len(value) or min(value) < 1:
+            raise ValueError("expected distinct positive numbers, such as 16,32,64")
+        return value
+
+
+class ClusterSettings(_Section):
+    """Taxon clusters and clusters of the embedding space."""
+
+    taxon_min_size: int = Field(default=2_500, ge=1)
+    """Fewest proteins, within the small sample's lengths, of a taxon that is sampled."""
+    per_taxon: int = Field(default=100, ge=1)
+    """Proteins sampled from each taxon."""
+    min_cluster_size: int = Field(default=50, ge=2)
+    """Fewest proteins of a cluster that HDBSCAN reports."""
+    min_samples: int = Field(default=5, ge=1)
+    """HDBSCAN's min_samples: the larger, the more proteins are noise."""
+    components: int = Field(default=50, ge=1)
+    """Principal components that HDBSCAN sees."""
+    fit_rows: int = Field(default=20_000, ge=2)
+    """Most proteins that HDBSCAN is fitted to; the others are predicted."""
+
+
+class Settings(_Section):
+    """All settings of a deployment."""
+
+    profile: str
+    """Name of the profile these settings started from."""
+    data_root: str = "data"
+    """Folder of all outputs; a relative one is relative to the working directory."""
+    source: str = "bundled"
+    """UniRef50: ``bundled`` for the bundled proteins, or the path of a FASTA file."""
+    similarity_clusters: str = ""
+    """Parquet table of similarity clusters (sequence_id, cluster_id), or ``bundled``; decides
+    with which proteins each is held out. Empty: each is its own cluster."""
+    seed: int = 0
+    """Seed of all that is drawn at random."""
+    split_seed: int = 0
+    """Seed of the split into training, validation and test."""
+    samples: SampleSettings = SampleSettings()
+    embedding: EmbeddingSettings = EmbeddingSettings()
+    sae: SAESettings = SAESettings()
+    clusters: ClusterSettings = ClusterSettings()
+
+    @property
+    def shard_count(self) -> int:
+        """Number of embedding shards, enough for a full sample."""
+        size = (
+            self.samples.large_size
+            if self.embedding.sample == LARGE_SAMPLE
+            else self.samples.small_size
+        )
+        return math.ceil(size / self.embedding.sequences_per_shard)
+
+    @property
+    def root(self) -> Path:
+        """The data root as an absolute path."""
+        return Path(self.data_root).expanduser().resolve()
+
+
+def load_settings(environment: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+    """Return the settings of the profile ``ESM_SAE_PROFILE`` (``demo`` by default).
+
+    Other variables overlay it: ``ESM_SAE_DATA_ROOT``, ``ESM_SAE_SAE_LATENT_DIM``, and so on, the
+    section's name before the setting's. ``overrides`` overlay both; a section is given as a
+    dictionary of what differs.
+
+    Raises:
+        InputError: the profile does not exist, a variable names no setting, or a value does not
+            fit.
+    """
+    variables = os.environ if environment is None else environment
+    profile = overrides.get("profile") or variables.get(f"{_PREFIX}PROFILE", "demo")
+    content = _read_profile(profile)
+    _overlay(content, _from_environment(variables))
+    _overlay(content, overrides)
+    try:
+        return Settings.model_validate({**content, "profile": profile})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"settings: {name} = {first['input']!r}: {first['msg']}") from None
+
+
+def code_version(algorithm: int, *values: Any) -> str:
+    """Return an asset's code version: its algorithm's version and the settings that it reads.
+
+    Dagster does not see settings otherwise; so a changed one makes stale what depends on it.
+    """
+    plain = [value.model_dump() if isinstance(value, BaseModel) else value for value in values]
+    text = json.dumps(plain, sort_keys=True, default=str)
+    return f"{algorithm}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def profile_names() -> list[str]:
+    """Return the names of the profiles that come with the package."""
+    folder = importlib.resources.files("esm_sae_assets") / "profiles"
+    return sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def _read_profile(name: str) -> dict[str, Any]:
+    if name not in profile_names():
+        raise InputError(f"settings: no profile '{name}'; there are {', '.join(profile_names())}")
+    file = importlib.resources.files("esm_sae_assets") / "profiles" / f"{name}.toml"
+    return tomllib.loads(file.read_text())
+
+
+def _from_environment(variables: Mapping[str, str]) -> dict[str, Any]:
+    places = _places_of_variables()
+    content: dict[str, Any] = {}
+    for variable, value in variables.items():
+        if not variable.startswith(_PREFIX) or variable == f"{_PREFIX}PROFILE":
+            continue
+        if variable not in places:
+            raise InputError(
+                f"settings: {variable} names no setting; known are {', '.join(sorted(places))}"
+            )
+        section, field = places[variable]
+        if section:
+            content.setdefault(section, {})[field] = value
+        else:
+            content[field] = value
+    return content
+
+
+def _places_of_variables() -> dict[str, tuple[str, str]]:
+    places = {}
+    for name, field in Settings.model_fields.items():
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, _Section):
+            for inner in annotation.model_fields:
+                places[f"{_PREFIX}{name}_{inner}".upper()] = (name, inner)
+        elif name != "profile":
+            places[f"{_PREFIX}{name}".upper()] = ("", name)
+    return places
+
+
+def _overlay(content: dict[str, Any], other: Mapping[str, Any]) -> None:
+    for name, value in other.items():
+        if isinstance(value, Mapping):
+            content[name] = {**content.get(name, {}), **value}
+        else:
+            content[name] = value

@@ -1,0 +1,63 @@
+"""The table that ends the demo: what was made, how good it is, where to look."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from esm_sae.formats.manifest import read_manifest
+from esm_sae.formats.shards import open_shards
+from esm_sae_assets.resources import DataRoot
+from esm_sae_assets.settings import LARGE_SAMPLE, SMALL_SAMPLE, Settings
+
+
+def summarise(settings: Settings) -> str:
+    """Describe a materialised graph: counts, one row of figures per k, and where to look."""
+    data = DataRoot(root=str(settings.root), latent_dim=settings.sae.latent_dim)
+    shards = open_shards(data.shards)
+    lines = [
+        f"proteins      {_sampled(data, LARGE_SAMPLE):,} in the large sample, "
+        f"{_sampled(data, SMALL_SAMPLE):,} in the small one",
+        f"embeddings    {shards.rows:,} rows of width {shards.width}; "
+        f"{shards.provenance.describe()}",
+        f"taxa          {len(_json(data.sampled_sequences)):,} sampled",
+        f"clusters      {len(_json(data.path('embedding_clusters.json'))) - 1:,} density clusters",
+        "",
+        *_table(_HEADINGS, [_figures(data, k) for k in settings.sae.ks]),
+        "",
+        *(f"report        {data.analysis(k, 'report.html')}" for k in settings.sae.ks),
+        f"comparison    {data.path('comparison', 'comparison.png')}",
+        "lineage       make dev, then http://127.0.0.1:3000",
+    ]
+    return "\n".join(lines)
+
+
+_HEADINGS = ["k", "L", "FVU held out", "FVU of PCA", "mean L0", "dead latents"]
+
+
+def _figures(data: DataRoot, k: int) -> list[str]:
+    metrics = _json(data.metrics(k) / "metrics.json")
+    return [
+        str(k),
+        f"{data.latent_dim}",
+        f"{metrics['fvu']:.4f}",
+        f"{metrics['pca_fvu']:.4f}",
+        f"{metrics['l0']:.1f}",
+        f"{metrics['dead_share']:.1%}",
+    ]
+
+
+def _table(headings: list[str], rows: list[list[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
+    return [
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        for row in [headings, *rows]
+    ]
+
+
+def _sampled(data: DataRoot, name: str) -> int:
+    manifest = read_manifest(data.path(f"{name}.manifest.json"))
+    return int(manifest.summary["sampled"]) if manifest else 0
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_bytes())

@@ -1,0 +1,78 @@
+"""Each asset function called directly, on the outputs of the small graph."""
+
+import dagster as dg
+import pytest
+
+from esm_sae_assets.definitions import build_defs
+
+PARTITIONED = {
+    "embedding_shards": "0000-of-0002",
+    "sae_checkpoint": "4",
+    "sae_metrics": "4",
+    "feature_activations": "4",
+    "feature_taxonomy": "4",
+    "feature_summary": "4",
+    "feature_report": "4",
+}
+UNPARTITIONED = [
+    "uniref50_fasta",
+    "uniref50_10M_sample",
+    "uniref50_1M_sample",
+    "embedding_manifest",
+    "sae_comparison",
+    "taxonomy_clusters",
+    "sampled_sequences",
+    "embedded_clusters",
+    "embedding_clusters",
+    "embedding_clusters_json",
+]
+
+
+@pytest.mark.parametrize("name", [*UNPARTITIONED, *PARTITIONED])
+def test_called_directly_on_the_same_inputs_it_says_unchanged(small_graph, name):
+    settings, _, _ = small_graph
+    result = _call(settings, name)
+    assert result.metadata["unchanged"] is True
+    assert result.metadata["size_bytes"] > 0
+    assert result.data_version.value
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("uniref50_10M_sample", "uniref50"),
+        ("embedding_shards", "uniref50_1M_sample.fasta: no such file"),
+        ("embedding_manifest", "embeddings3: no such directory"),
+        ("sae_checkpoint", "embeddings3: no such directory"),
+        ("embedded_clusters", "sampled_sequences.json: no such file"),
+        ("feature_activations", "L64_k4"),
+    ],
+)
+def test_without_its_input_it_fails_in_one_clear_line(settings_of, tmp_path, name, message):
+    settings = settings_of(tmp_path / "data")
+    with pytest.raises(dg.Failure) as caught:
+        _call(settings, name)
+    assert message in caught.value.description
+    assert "\n" not in caught.value.description
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert written == []
+
+
+def test_a_fasta_that_is_none_fails_the_step_with_that_line(settings_of, tmp_path):
+    source = tmp_path / "notes.txt"
+    source.write_text("these are my notes\n")
+    settings = settings_of(tmp_path / "data").model_copy(update={"source": str(source)})
+    _call(settings, "uniref50_fasta")
+    with pytest.raises(dg.Failure) as caught:
+        _call(settings, "uniref50_10M_sample")
+    assert "does not start with '>'" in caught.value.description
+
+
+def _call(settings, name):
+    defs = build_defs(settings)
+    asset = next(each for each in defs.assets if each.key == dg.AssetKey(name))
+    resources = {key: defs.resources[key] for key in asset.required_resource_keys}
+    context = dg.build_asset_context(
+        partition_key=PARTITIONED.get(name), resources=resources, asset_config={}
+    )
+    return asset(context)

@@ -1,0 +1,154 @@
+import json
+import shutil
+
+import dagster as dg
+import numpy as np
+import polars as pl
+
+from esm_sae.embedding import open_shards
+from esm_sae.formats.manifest import read_manifest
+from esm_sae.sae import load_checkpoint
+from esm_sae_assets.currency import Target, is_current, targets_in_order
+from esm_sae_assets.definitions import build_defs
+from esm_sae_assets.demo import run_graph
+
+# 10 unpartitioned assets, 2 shards, 6 assets for each of 2 values of k.
+TARGETS = 10 + 2 + 6 * 2
+
+
+def test_every_asset_partition_is_materialised(small_graph):
+    settings, instance, outcome = small_graph
+    assert (outcome.materialised, outcome.current) == (TARGETS, 0)
+    for target in targets_in_order(build_defs(settings)):
+        assert is_current(target, build_defs(settings), instance), target.label
+
+
+def test_outputs_have_the_names_of_the_design(small_graph):
+    settings, _, _ = small_graph
+    expected = [
+        "uniref50_10M_sample.fasta",
+        "uniref50_10M_sample.index.parquet",
+        "uniref50_1M_sample.fasta",
+        "uniref50_1M_sample.index.parquet",
+        "embeddings3/embeddings_0000-of-0002.npy",
+        "embeddings3/embeddings_0000-of-0002.parquet",
+        "embeddings3/embeddings_0000-of-0002.json",
+        "embeddings3/means_0001-of-0002.npy",
+        "embeddings3/manifest.json",
+        "L64_k4/checkpoint_epoch_2.npy",
+        "L64_k4/config.json",
+        "L64_k4/metrics.parquet",
+        "L64_k4/train_state.safetensors",
+        "L64_k8/metrics/metrics.json",
+        "comparison/comparison.parquet",
+        "taxonomy_clusters.parquet",
+        "cluster_statistics.json",
+        "sampled_sequences.json",
+        "embedded_clusters.json",
+        "embedding_clusters.parquet",
+        "embedding_clusters.json",
+        "analysis/L64_k8/activations/manifest.json",
+        "analysis/L64_k8/taxonomy/feature_taxonomy_mapping.json",
+        "analysis/L64_k8/feature_summary.parquet",
+        "analysis/L64_k8/report.html",
+    ]
+    assert [name for name in expected if not (settings.root / name).is_file()] == []
+    hidden = [path for path in settings.root.rglob(".*") if path.name.startswith(".")]
+    assert hidden == [], "locks and temporary files must not stay"
+
+
+def test_the_parts_fit_one_another(small_graph):
+    settings, _, _ = small_graph
+    shards = open_shards(settings.root / "embeddings3")
+    sae = load_checkpoint(settings.root / "L64_k4")
+    rows = shards.rows_at(np.arange(32))
+    dense = sae.encode(rows)
+    assert dense.shape == (32, 64)
+    assert (np.count_nonzero(dense, axis=1) <= 4).all()
+    assert sae.config.data_fingerprint == shards.fingerprint
+    assert sae.config.encoder == "esmc_demo"
+    summary = pl.read_parquet(settings.root / "analysis/L64_k4/feature_summary.parquet")
+    assert summary["latent"].to_list() == list(range(64))
+    sample = pl.read_parquet(settings.root / "uniref50_1M_sample.index.parquet")
+    clusters = pl.read_parquet(settings.root / "embedding_clusters.parquet")
+    assert clusters["sequence_id"].to_list() == sample["sequence_id"].to_list()
+    assert sum(map(len, _json(settings, "embedding_clusters.json").values())) == len(sample)
+
+
+def test_an_untrained_encoder_is_named_wherever_results_are_shown(small_graph):
+    settings, instance, _ = small_graph
+    note = "untrained"
+    assert note in (settings.root / "embeddings3/embeddings_0000-of-0002.json").read_text()
+    assert note in (settings.root / "L64_k4/config.json").read_text()
+    assert note in (settings.root / "analysis/L64_k4/report.html").read_text()
+    manifest = instance.get_latest_materialization_event(dg.AssetKey("embedding_manifest"))
+    assert note in manifest.asset_materialization.metadata["rows_are"].value
+
+
+def test_a_second_run_makes_nothing(small_graph):
+    settings, instance, _ = small_graph
+    again = run_graph(settings, instance)
+    assert (again.materialised, again.current) == (0, TARGETS)
+
+
+def test_metadata_shows_path_size_time_and_memory(small_graph):
+    settings, instance, _ = small_graph
+    for target in targets_in_order(build_defs(settings)):
+        event = instance.get_latest_materialization_event(target.key)
+        metadata = event.asset_materialization.metadata
+        for name in ("path", "manifest", "size_bytes", "seconds", "peak_memory_bytes"):
+            assert name in metadata, (target.label, name)
+    comparison = instance.get_latest_materialization_event(dg.AssetKey("sae_comparison"))
+    assert "data:image/png" in comparison.asset_materialization.metadata["comparison"].value
+
+
+def test_data_versions_are_those_of_the_manifests(small_graph):
+    settings, instance, _ = small_graph
+    event = instance.get_latest_materialization_event(dg.AssetKey("embedding_manifest"))
+    manifest = read_manifest(settings.root / "embeddings3")
+    assert event.asset_materialization.tags["dagster/data_version"] == manifest.data_version
+
+
+def test_a_changed_setting_leaves_what_does_not_depend_on_it(small_graph, settings_of):
+    settings, instance, _ = small_graph
+    changed = settings_of(settings.root, sae={"learning_rate": 5e-3})
+    defs = build_defs(changed)
+    not_current = {
+        target.key.to_user_string()
+        for target in targets_in_order(defs)
+        if not is_current(target, defs, instance)
+    }
+    assert not_current == {"sae_checkpoint"}
+    # Dagster calls stale what is below only once the checkpoint has other bytes.
+    assert _stale_assets(defs, instance) == {"sae_checkpoint"}
+
+
+def test_a_lost_output_is_made_again_with_the_same_bytes(small_graph):
+    settings, instance, _ = small_graph
+    folder = settings.root / "L64_k4"
+    before = (folder / "checkpoint_epoch_2.npy").read_bytes()
+    shutil.rmtree(folder)
+    assert not is_current(
+        Target(dg.AssetKey("sae_checkpoint"), "4"), build_defs(settings), instance
+    )
+    outcome = run_graph(settings, instance)
+    assert (folder / "checkpoint_epoch_2.npy").read_bytes() == before
+    # The checkpoint, and what is made from it: metrics, comparison, and four of the analysis.
+    assert outcome.materialised == 7
+
+
+def _stale_assets(defs, instance):
+    from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+    from dagster._core.loader import LoadingContextForTest
+
+    graph = defs.resolve_asset_graph()
+    resolver = CachingStaleStatusResolver(instance, graph, LoadingContextForTest(instance))
+    return {
+        target.key.to_user_string()
+        for target in targets_in_order(defs)
+        if resolver.get_status(target.key, target.partition) == StaleStatus.STALE
+    }
+
+
+def _json(settings, name):
+    return json.loads((settings.root / name).read_text())

@@ -1,0 +1,174 @@
+import subprocess
+import sys
+
+import dagster as dg
+import pytest
+import yaml
+
+from esm_sae_assets.definitions import build_defs
+from esm_sae_assets.settings import load_settings
+
+GROUPS = {
+    "sequences": {"uniref50_fasta", "uniref50_10M_sample", "uniref50_1M_sample"},
+    "embeddings": {"embedding_shards", "embedding_manifest"},
+    "sae": {"sae_checkpoint", "sae_metrics", "sae_comparison"},
+    "clusters": {
+        "taxonomy_clusters",
+        "sampled_sequences",
+        "embedded_clusters",
+        "embedding_clusters",
+        "embedding_clusters_json",
+    },
+    "analysis": {"feature_activations", "feature_taxonomy", "feature_summary"},
+    "report": {"feature_report"},
+}
+BY_K = {"sae_checkpoint", "sae_metrics", *GROUPS["analysis"], *GROUPS["report"]}
+ON_GPU = {
+    "embedding_shards",
+    "sae_checkpoint",
+    "sae_metrics",
+    "embedded_clusters",
+    "feature_activations",
+}
+
+
+@pytest.fixture(scope="module", params=["demo", "uniref50"])
+def profile(request):
+    return load_settings({}, profile=request.param)
+
+
+@pytest.fixture(scope="module")
+def graph(profile):
+    return build_defs(profile).resolve_asset_graph()
+
+
+def test_the_graph_has_the_assets_of_the_design(graph):
+    found = {}
+    for key in graph.get_all_asset_keys():
+        found.setdefault(graph.get(key).group_name, set()).add(key.to_user_string())
+    assert found == GROUPS
+
+
+def test_partitions(graph, profile):
+    for key in graph.get_all_asset_keys():
+        name, partitions = key.to_user_string(), graph.get(key).partitions_def
+        if name == "embedding_shards":
+            assert len(partitions.get_partition_keys()) == profile.shard_count
+        elif name in BY_K:
+            assert partitions.get_partition_keys() == ["16", "32", "64"]
+        else:
+            assert partitions is None
+
+
+def test_full_profile_has_64_shards_named_as_the_files():
+    graph = build_defs(load_settings({}, profile="uniref50")).resolve_asset_graph()
+    keys = graph.get(dg.AssetKey("embedding_shards")).partitions_def.get_partition_keys()
+    assert len(keys) == 64
+    assert (keys[0], keys[-1]) == ("0000-of-0064", "0063-of-0064")
+
+
+def test_edges_between_partition_definitions_name_their_mapping(graph):
+    for key in graph.get_all_asset_keys():
+        node = graph.get(key)
+        for parent in node.parent_keys:
+            above = graph.get(parent).partitions_def
+            if above is None or above == node.partitions_def:
+                continue
+            mapping = node.assets_def.get_partition_mapping_for_dep(parent)
+            assert isinstance(mapping, dg.AllPartitionMapping), (key, parent)
+
+
+def test_only_the_manifest_depends_on_the_shards(graph):
+    children = graph.get(dg.AssetKey("embedding_shards")).child_keys
+    assert children == {dg.AssetKey("embedding_manifest")}
+
+
+def test_gpu_steps_have_the_pool_and_the_op_tags(graph):
+    for key in graph.get_all_asset_keys():
+        node, name = graph.get(key), key.to_user_string()
+        assert ("gpu" in node.pools) == (name in ON_GPU), name
+        tags = node.assets_def.op.tags
+        assert ("dagster-k8s/config" in tags) == (name in ON_GPU)
+        assert ("dagster-ray/config" in tags) == (name in ON_GPU)
+    assert graph.get(dg.AssetKey("embedding_clusters")).pools == {"memory"}
+
+
+def test_every_asset_says_what_it_is(graph):
+    for key in graph.get_all_asset_keys():
+        node = graph.get(key)
+        assert node.description, key
+        assert node.owners, key
+        assert node.kinds, key
+        assert node.code_version, key
+
+
+def test_resolving_the_full_profile_materialises_nothing(tmp_path):
+    defs = build_defs(profile="uniref50", data_root=str(tmp_path / "data"))
+    dg.Definitions.validate_loadable(defs)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_loading_the_definitions_imports_no_heavy_package():
+    code = (
+        "import sys, esm_sae_assets.definitions\n"
+        "heavy = {'torch', 'jax', 'esm', 'optax', 'hdbscan', 'sklearn', 'matplotlib', 'scipy'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_dagster_validates_the_workspace():
+    checked = subprocess.run(
+        [sys.executable, "-m", "dagster", "definitions", "validate", "-w", "workspace.yaml"],
+        capture_output=True,
+        text=True,
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert "All code locations passed validation" in checked.stdout + checked.stderr
+
+
+def test_instance_template_limits_pools_and_sends_no_telemetry(tmp_path):
+    from esm_sae_assets.demo import prepare_instance
+
+    home = prepare_instance(tmp_path)
+    config = yaml.safe_load((home / "dagster.yaml").read_text())
+    assert config["telemetry"] == {"enabled": False}
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        pools = instance.get_concurrency_config().pool_config
+        assert pools.default_pool_limit == 1
+        assert pools.pool_granularity.value == "op"
+        assert instance.run_monitoring_enabled
+        assert config["run_monitoring"]["free_slots_after_run_end_seconds"] > 0
+    assert (tmp_path / ".env").read_text() == f"DAGSTER_HOME={home}\n"
+
+
+def test_preparing_keeps_what_the_user_changed(tmp_path):
+    from esm_sae_assets.demo import prepare_instance
+
+    (tmp_path / ".env").write_text("ESM_SAE_SEED=3\nDAGSTER_HOME=/old/place\n")
+    home = prepare_instance(tmp_path)
+    (home / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
+    prepare_instance(tmp_path)
+    assert (home / "dagster.yaml").read_text() == "telemetry:\n  enabled: false\n"
+    assert (tmp_path / ".env").read_text() == f"ESM_SAE_SEED=3\nDAGSTER_HOME={home}\n"
+
+
+def test_a_changed_setting_changes_the_code_version_of_what_reads_it():
+    base = _code_versions()
+    changes = {
+        "sae": ({"learning_rate": 1e-2}, {"sae_checkpoint"}),
+        "embedding": ({"layer": 1}, {"embedding_shards", "embedded_clusters"}),
+        "clusters": ({"min_cluster_size": 7}, {"embedding_clusters"}),
+        "samples": ({"large_size": 5_000}, {"uniref50_10M_sample"}),
+    }
+    for section, (change, expected) in changes.items():
+        changed = _code_versions(**{section: change})
+        assert {name for name in base if base[name] != changed[name]} == expected
+    changed = _code_versions(clusters={"taxon_min_size": 3})
+    assert {name for name in base if base[name] != changed[name]} == {"sampled_sequences"}
+
+
+def _code_versions(**overrides):
+    graph = build_defs(load_settings({}, **overrides)).resolve_asset_graph()
+    return {key.to_user_string(): graph.get(key).code_version for key in graph.get_all_asset_keys()}
