@@ -1,0 +1,35 @@
+"""Embedding proteins: encoders by name, pooled rows, shards, embedded clusters.
+
+Importing this package imports neither torch nor esm; the functions do so when they need them.
+"""
+
+from esm_sae.embedding.clusters import embed_clusters
+from esm_sae.embedding.encoders import (
+    Backbone,
+    Encoder,
+    encoder_names,
+    load_encoder,
+    register_encoder,
+)
+from esm_sae.embedding.options import EmbeddingOptions
+from esm_sae.embedding.pt_files import ConversionReport, convert_pt
+from esm_sae.embedding.shards import ShardResult, embed_fasta, embed_shard
+from esm_sae.embedding.tokens import Vocabulary
+from esm_sae.formats.shards import open_shards
+
+__all__ = [
+    "Backbone",
+    "ConversionReport",
+    "EmbeddingOptions",
+    "Encoder",
+    "ShardResult",
+    "Vocabulary",
+    "convert_pt",
+    "embed_clusters",
+    "embed_fasta",
+    "embed_shard",
+    "encoder_names",
+    "load_encoder",
+    "open_shards",
+    "register_encoder",
+]

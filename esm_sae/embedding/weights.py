@@ -1,0 +1,106 @@
+"""Weights of encoders: from a file or the model hub, hashed, loaded without exceptions."""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from esm_sae import storage
+from esm_sae.embedding.torch_files import read_torch_file
+from esm_sae.errors import InputError
+
+Tensors = Mapping[str, torch.Tensor]
+
+
+def read_weights(path: storage.PathLike) -> Tensors:
+    """Read the tensors of a ``.safetensors`` or ``.pth`` file, by name, on the CPU.
+
+    Nothing but tensors and plain containers is ever unpickled.
+
+    Raises:
+        InputError: the file is missing, damaged, or not a mapping of names to tensors.
+    """
+    location = Path(path)
+    storage.open_binary(location).close()
+    if location.suffix == ".safetensors":
+        return _read_safetensors(location)
+    return _read_pth(location)
+
+
+def fetch_weights(repository: str, file: str) -> Path:
+    """Return the local path of a file of the model hub, fetching it where it is not cached.
+
+    ``HF_ENDPOINT`` names a mirror and ``HF_HOME`` the cache, as everywhere with this hub.
+
+    Raises:
+        InputError: it is not cached and cannot be fetched.
+    """
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(repository, file))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{repository}: its weights are not cached and cannot be fetched from the model hub "
+            f"({type(error).__name__}); where the hub can be reached, fetch {Path(file).name} of "
+            f"huggingface.co/{repository} and name it with --weights PATH, or copy the hub's "
+            "cache here and set HF_HOME"
+        ) from None
+
+
+def hash_of(tensors: Tensors) -> str:
+    """Return the sha256 of tensors: of their names, types, shapes and values."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def load_strictly(module: torch.nn.Module, tensors: Tensors, source: storage.PathLike) -> None:
+    """Load tensors into a module; every one must have its place and its shape.
+
+    Raises:
+        InputError: a tensor is missing, superfluous, of another shape or not finite.
+    """
+    expected = module.state_dict()
+    if missing := sorted(expected.keys() - tensors.keys()):
+        raise _misfit(source, f"lacks the tensor {missing[0]}")
+    if superfluous := sorted(tensors.keys() - expected.keys()):
+        raise _misfit(source, f"has a tensor {superfluous[0]} that the encoder has not")
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name].shape:
+            shapes = f"{tuple(tensor.shape)}, the encoder's is {tuple(expected[name].shape)}"
+            raise _misfit(source, f"has a tensor {name} of shape {shapes}")
+        if not torch.isfinite(tensor).all():
+            raise _misfit(source, f"has a tensor {name} with values that are not finite")
+    module.load_state_dict(tensors, strict=True)
+
+
+def _read_safetensors(path: Path) -> Tensors:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise InputError(f"{path}: not a safetensors file ({error})") from None
+
+
+def _read_pth(path: Path) -> Tensors:
+    content = read_torch_file(path)
+    if not isinstance(content, Mapping) or not all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor)
+        for name, tensor in content.items()
+    ):
+        raise InputError(f"{path}: not a mapping of names to tensors, as a state_dict is")
+    return content
+
+
+def _misfit(source: storage.PathLike, what: str) -> InputError:
+    return InputError(
+        f"{os.fspath(source)}: {what}; are these the weights of the encoder that was asked for?"
+    )

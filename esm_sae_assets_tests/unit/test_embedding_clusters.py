@@ -1,0 +1,115 @@
+import json
+import runpy
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from esm_sae.embedding import EmbeddingOptions, embed_clusters, load_encoder
+from esm_sae.errors import InputError
+from esm_sae.formats.clusters_json import read_embedded
+
+runpy.run_path(str(Path(__file__).with_name("toy_encoder.py")))
+CLUSTERS = {
+    "Mus musculus (10090)": [["MKVLAAW", "P1 one OS=Mus musculus"], ["MK", "P2 two"]],
+    "Homo sapiens (9606)": [["ACDEFGHIKLMNPQRSTVWY", "P3 three"]],
+}
+SEQUENCES = [sequence for members in CLUSTERS.values() for sequence, _ in members]
+
+
+@pytest.fixture
+def toy():
+    return load_encoder("toy", device="cpu")
+
+
+@pytest.fixture
+def embed(toy, tmp_path):
+    """Return a function that embeds clusters; the output's path."""
+
+    def run(clusters=CLUSTERS, **options):
+        source = tmp_path / "sampled_sequences.json"
+        source.write_text(json.dumps(clusters))
+        output = tmp_path / "out" / "embedded_clusters.json"
+        return embed_clusters(source, output, encoder=toy, options=EmbeddingOptions(**options)).path
+
+    return run
+
+
+def test_the_json_has_exactly_the_documented_form(embed, toy):
+    content = json.loads(embed().read_text())
+    assert list(content) == list(CLUSTERS)
+    vectors = []
+    for taxon, members in CLUSTERS.items():
+        for entry, (sequence, header) in zip(content[taxon], members, strict=True):
+            assert set(entry) == {"sequence", "header", "embedding"}
+            assert (entry["sequence"], entry["header"]) == (sequence, header)
+            vectors.append(entry["embedding"])
+    np.testing.assert_allclose(vectors, toy.embed(SEQUENCES), atol=1e-6)
+
+
+def test_it_is_read_back_as_written(embed):
+    embedded = read_embedded(embed())
+    assert embedded.sequences == SEQUENCES
+    assert embedded.embeddings.dtype == np.float32
+
+
+def test_residue_rows_are_all_residues_beside_the_means(embed, toy):
+    path = embed(rows="residue", residues_per_protein=2)
+    rows = np.load(path.with_name("embedded_clusters.residues.npy"), allow_pickle=False)
+    table = pl.read_parquet(path.with_name("embedded_clusters.residues.parquet"))
+    assert rows.dtype == np.float32
+    np.testing.assert_allclose(rows, toy.embed(SEQUENCES, pooling="residue"), atol=1e-6)
+    assert table.columns == ["protein", "taxon", "header", "position"]
+    assert table["protein"].to_list() == [0] * 7 + [1] * 2 + [2] * 20
+    assert table["position"].to_list() == [*range(1, 8), *range(1, 3), *range(1, 21)]
+    assert table["taxon"].unique(maintain_order=True).to_list() == list(CLUSTERS)
+    assert table["header"][8] == "P2 two"
+    np.testing.assert_allclose(read_embedded(path).embeddings, toy.embed(SEQUENCES), atol=1e-6)
+
+
+def test_mean_rows_write_no_residues(embed):
+    embed(rows="residue")
+    names = {path.name for path in embed().parent.iterdir()}
+    assert names == {"embedded_clusters.json", "embedded_clusters.manifest.json"}
+
+
+def test_a_rerun_is_unchanged(embed, toy, tmp_path):
+    path = embed()
+    before = path.read_bytes()
+    again = embed_clusters(
+        tmp_path / "sampled_sequences.json", path, encoder=toy, options=EmbeddingOptions()
+    )
+    assert again.unchanged
+    assert path.read_bytes() == before
+
+
+def test_counts_say_what_was_embedded(embed):
+    path = embed({"A": [["MJK" * 4, "P1"]], "B": [["MK", "P2"]]}, max_length=5)
+    summary = json.loads(path.with_name("embedded_clusters.manifest.json").read_text())["summary"]
+    counts = ["proteins", "taxa", "residues", "truncated", "unknown_letters"]
+    assert [summary[name] for name in counts] == [2, 2, 7, 1, 2]
+    assert json.loads(path.read_text())["A"][0]["sequence"] == "MJK" * 4
+
+
+@pytest.mark.parametrize(
+    ("clusters", "message"),
+    [
+        ({"A": [["MK", "P1"], ["", "P2"]]}, "entry 2 of cluster 'A': a sequence is empty"),
+        ({"A": [["M-K", "P1"]]}, "entry 1 of cluster 'A': .* '-' at residue 2"),
+        ({"A": []}, "its clusters hold no sequence"),
+        ({"A": [["MK"]]}, "entry 1 of cluster 'A' is not a"),
+        ({}, "holds no cluster"),
+    ],
+)
+def test_clusters_that_cannot_be_embedded_are_named(embed, tmp_path, clusters, message):
+    with pytest.raises(InputError, match=f"sampled_sequences.json.* ?{message}"):
+        embed(clusters)
+    assert not (tmp_path / "out").exists()
+
+
+def test_values_that_are_not_finite_fail_and_name_the_protein(embed, toy, tmp_path):
+    toy.backbone.table[toy.backbone.vocabulary.encode("W").ids[1]] = np.nan
+    with pytest.raises(InputError, match="embeddings of P1, P3 are not finite"):
+        embed(rows="residue")
+    assert list((tmp_path / "out").iterdir()) == []
