@@ -74,7 +74,7 @@ class SAESettings(_Section):
     """Rows in a training step."""
     num_epochs: int = Field(default=10, ge=1)
     """Passes over the training rows."""
-    learning_rate: float = Field(default=3e-4, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0)
     """Peak learning rate of Adam."""
 
     @field_validator("ks", mode="before")

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from esm_sae.formats.manifest import read_manifest
+from esm_sae.formats.manifest import manifest_beside, read_manifest
 from esm_sae.formats.shards import open_shards
 from esm_sae_assets.resources import DataRoot
 from esm_sae_assets.settings import LARGE_SAMPLE, SMALL_SAMPLE, Settings
@@ -41,7 +41,7 @@ def _figures(data: DataRoot, k: int) -> list[str]:
         f"{data.latent_dim}",
         f"{metrics['fvu']:.4f}",
         f"{metrics['pca_fvu']:.4f}",
-        f"{metrics['l0']:.1f}",
+        f"{metrics['l0_mean']:.1f}",
         f"{metrics['dead_share']:.1%}",
     ]
 
@@ -55,7 +55,7 @@ def _table(headings: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def _sampled(data: DataRoot, name: str) -> int:
-    manifest = read_manifest(data.path(f"{name}.manifest.json"))
+    manifest = read_manifest(manifest_beside(data.sample(name)))
     return int(manifest.summary["sampled"]) if manifest else 0
 
 

@@ -10,7 +10,7 @@ import polars as pl
 from esm_sae import storage
 from esm_sae.clusters.components import Components, fit_components
 from esm_sae.errors import InputError
-from esm_sae.formats.manifest import Product, manifest_named, produce_files
+from esm_sae.formats.manifest import Product, manifest_beside, produce_files
 from esm_sae.formats.shards import EmbeddingShards
 from esm_sae.progress import progress
 
@@ -106,7 +106,7 @@ def cluster_embeddings(
     }
     return produce_files(
         [target],
-        manifest=manifest_named(target),
+        manifest=manifest_beside(target),
         kind="embedding_clusters",
         determinants={
             "embeddings": shards.fingerprint,

@@ -6,7 +6,7 @@ from typing import Any
 from esm_sae import storage
 from esm_sae.clusters.tables import by_size, identity_of_file, open_table
 from esm_sae.formats.clusters_json import NOISE, SequencesByCluster, encode_sequences
-from esm_sae.formats.manifest import Product, manifest_named, produce_files
+from esm_sae.formats.manifest import Product, manifest_beside, produce_files
 from esm_sae.progress import progress
 
 _ALGORITHM = "clusters-json-1"
@@ -59,7 +59,7 @@ def clusters_to_json(
 
     return produce_files(
         [target],
-        manifest=manifest_named(target),
+        manifest=manifest_beside(target),
         kind="clusters_json",
         determinants={
             "clusters": identity_of_file(table),

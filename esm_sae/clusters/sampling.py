@@ -19,7 +19,7 @@ from esm_sae.formats.clusters_json import (
     encode_sequences,
     read_sequences,
 )
-from esm_sae.formats.manifest import Product, manifest_named, produce_files
+from esm_sae.formats.manifest import Product, manifest_beside, produce_files
 
 _ALGORITHM = "subsample-1"
 _LARGEST = 10
@@ -94,7 +94,7 @@ def subsample_clusters(
     }
     return produce_files(
         [target],
-        manifest=manifest_named(target),
+        manifest=manifest_beside(target),
         kind="cluster_sample",
         determinants={**inputs, "options": options, "seed": seed, "algorithm": _ALGORITHM},
         build=build,

@@ -9,7 +9,7 @@ import polars as pl
 from esm_sae import storage
 from esm_sae.clusters.tables import recorded_source
 from esm_sae.errors import InputError
-from esm_sae.formats.manifest import Product, manifest_named, produce_files
+from esm_sae.formats.manifest import Product, manifest_beside, produce_files
 from esm_sae.formats.sequence_index import index_of
 
 STATISTICS_NAME = "cluster_statistics.json"
@@ -84,7 +84,7 @@ def cluster_taxa(
 
     return produce_files(
         [table, statistics],
-        manifest=manifest_named(table),
+        manifest=manifest_beside(table),
         kind="taxonomy_clusters",
         determinants={"source": source, "algorithm": _ALGORITHM},
         build=build,

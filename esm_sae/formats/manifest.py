@@ -172,16 +172,7 @@ def read_manifest(path: storage.PathLike) -> Manifest | None:
 
 
 def manifest_beside(path: storage.PathLike) -> Path:
-    """Return the path of an output file's manifest: ``x.fasta`` -> ``x.manifest.json``."""
-    location = Path(path)
-    return location.with_name(f"{storage.stem(location)}.manifest.json")
-
-
-def manifest_named(path: storage.PathLike) -> Path:
-    """Return the path of the manifest of one file: ``x.json`` -> ``x.json.manifest.json``.
-
-    For outputs that may stand beside others of the same stem, as ``x.parquet``.
-    """
+    """Return the path of an output file's manifest: ``x.fasta`` -> ``x.fasta.manifest.json``."""
     location = Path(path)
     return location.with_name(f"{location.name}.manifest.json")
 

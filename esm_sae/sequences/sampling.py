@@ -67,7 +67,7 @@ def sample_fasta(
     about 110 bytes per sampled record, and by the sample's index.
 
     Beside ``x.fasta`` it writes ``x.index.parquet``, one row per sampled record, and
-    ``x.manifest.json``.
+    ``x.fasta.manifest.json``.
 
     Args:
         source: plain or gzipped FASTA file, or its URL.

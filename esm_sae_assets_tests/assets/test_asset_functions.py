@@ -1,5 +1,7 @@
 """Each asset function called directly, on the outputs of the small graph."""
 
+import inspect
+
 import dagster as dg
 import pytest
 
@@ -71,8 +73,10 @@ def test_a_fasta_that_is_none_fails_the_step_with_that_line(settings_of, tmp_pat
 def _call(settings, name):
     defs = build_defs(settings)
     asset = next(each for each in defs.assets if each.key == dg.AssetKey(name))
-    resources = {key: defs.resources[key] for key in asset.required_resource_keys}
-    context = dg.build_asset_context(
-        partition_key=PARTITIONED.get(name), resources=resources, asset_config={}
-    )
-    return asset(context)
+    parameters = inspect.signature(asset.op.compute_fn.decorated_fn).parameters
+    arguments = {key: defs.resources[key] for key in parameters if key in defs.resources}
+    if "config" in parameters:
+        arguments["config"] = parameters["config"].annotation()
+    if "context" in parameters:
+        return asset(dg.build_asset_context(partition_key=PARTITIONED[name]), **arguments)
+    return asset(**arguments)

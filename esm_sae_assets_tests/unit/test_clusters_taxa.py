@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from esm_sae.clusters import cluster_taxa
 from esm_sae.errors import InputError
-from esm_sae.formats.manifest import manifest_named
+from esm_sae.formats.manifest import manifest_beside
 from esm_sae.storage import sha256_of
 
 UNIREF = "UniRef50_{id} Some protein n=3 Tax={taxon} TaxID={taxid} RepID={id}_X"
@@ -58,7 +58,7 @@ def test_both_header_styles_make_one_cluster_and_the_table_is_as_promised(tmp_pa
     metadata = pl.read_parquet_metadata(product.path)
     assert metadata["fasta"] == "in.fasta"
     assert metadata["fasta_sha256"] == sha256_of(tmp_path / "in.fasta")
-    assert product.manifest_path == manifest_named(product.path)
+    assert product.manifest_path == manifest_beside(product.path)
 
 
 def test_statistics_equal_naive_ones(tmp_path):

@@ -71,7 +71,7 @@ def test_residue_rows_are_all_residues_beside_the_means(embed, toy):
 def test_mean_rows_write_no_residues(embed):
     embed(rows="residue")
     names = {path.name for path in embed().parent.iterdir()}
-    assert names == {"embedded_clusters.json", "embedded_clusters.manifest.json"}
+    assert names == {"embedded_clusters.json", "embedded_clusters.json.manifest.json"}
 
 
 def test_a_rerun_is_unchanged(embed, toy, tmp_path):
@@ -86,7 +86,7 @@ def test_a_rerun_is_unchanged(embed, toy, tmp_path):
 
 def test_counts_say_what_was_embedded(embed):
     path = embed({"A": [["MJK" * 4, "P1"]], "B": [["MK", "P2"]]}, max_length=5)
-    summary = json.loads(path.with_name("embedded_clusters.manifest.json").read_text())["summary"]
+    summary = json.loads(path.with_name("embedded_clusters.json.manifest.json").read_text())["summary"]
     counts = ["proteins", "taxa", "residues", "truncated", "unknown_letters"]
     assert [summary[name] for name in counts] == [2, 2, 7, 1, 2]
     assert json.loads(path.read_text())["A"][0]["sequence"] == "MJK" * 4

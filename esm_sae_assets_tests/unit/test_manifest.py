@@ -100,7 +100,7 @@ def test_another_fingerprint_replaces_the_files(tmp_path):
     make_files(tmp_path, Builder("old"), seed=1)
     product = make_files(tmp_path, Builder("new"), seed=2)
     assert not product.unchanged
-    assert names_in(tmp_path) == ["x.manifest.json", "x.parquet", "x.txt"]
+    assert names_in(tmp_path) == ["x.parquet", "x.txt", "x.txt.manifest.json"]
     assert (tmp_path / "x.parquet").read_text() == "new"
 
 
@@ -171,10 +171,10 @@ def test_unfinished_files_in_a_resumed_work_folder_do_not_get_in(tmp_path):
 
 
 def test_temporaries_of_a_killed_writer_are_removed(tmp_path):
-    for name in (".x.txt.0123456789ab.partial", ".x.manifest.json.0123456789ab.partial"):
+    for name in (".x.txt.0123456789ab.partial", ".x.txt.manifest.json.0123456789ab.partial"):
         (tmp_path / name).write_text("half")
     make_files(tmp_path, Builder(), seed=1)
-    assert names_in(tmp_path) == ["x.manifest.json", "x.parquet", "x.txt"]
+    assert names_in(tmp_path) == ["x.parquet", "x.txt", "x.txt.manifest.json"]
 
 
 def test_files_of_two_names_with_one_manifest_are_not_taken_for_one_another(tmp_path):
@@ -286,7 +286,7 @@ def test_identity_is_the_content_and_not_the_place(tmp_path):
 def test_identity_of_a_manifested_file_is_the_recorded_hash_while_the_size_agrees(tmp_path):
     make_files(tmp_path, Builder(), seed=1)
     target = tmp_path / "x.txt"
-    recorded = read_manifest(tmp_path / "x.manifest.json").files["x.txt"]["sha256"]
+    recorded = read_manifest(tmp_path / "x.txt.manifest.json").files["x.txt"]["sha256"]
     assert identity_of(target) == recorded
     target.write_text("longer content")
     assert identity_of(target) != recorded
@@ -318,9 +318,9 @@ def test_the_fingerprint_depends_on_kind_and_determinants_but_not_on_their_order
 
 @pytest.mark.parametrize("content", ["[1]", "{}", '{"kind": 1}', "3"])
 def test_a_file_that_is_no_manifest_is_named(tmp_path, content):
-    path = tmp_path / "x.manifest.json"
+    path = tmp_path / "x.txt.manifest.json"
     path.write_text(content)
-    with pytest.raises(InputError, match=r"x\.manifest\.json: not a manifest"):
+    with pytest.raises(InputError, match=r"x\.txt\.manifest\.json: not a manifest"):
         read_manifest(path)
 
 
@@ -333,6 +333,6 @@ def test_a_file_in_place_of_a_folder_is_refused(tmp_path):
 
 def test_the_manifest_is_readable_json_with_sizes_and_hashes(tmp_path):
     make_files(tmp_path, Builder(), seed=1)
-    content = json.loads((tmp_path / "x.manifest.json").read_text())
+    content = json.loads((tmp_path / "x.txt.manifest.json").read_text())
     assert content["determinants"] == {"seed": 1}
     assert content["files"]["x.txt"]["bytes"] == len("content")

@@ -1,0 +1,88 @@
+"""Comparing SAEs over k."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from esm_sae import storage
+from esm_sae.errors import InputError
+from esm_sae.figures import png_bytes
+from esm_sae.formats.manifest import Product, identity_of, produce_folder
+from esm_sae.sae.evaluation import METRICS_FILE
+from esm_sae.sae.plots import plot_comparison
+
+KIND = "sae_comparison"
+
+_ALGORITHM = "1"
+_COLUMNS = {
+    "k": pl.Int64,
+    "latent_dim": pl.Int64,
+    "test_rows": pl.Int64,
+    "fvu": pl.Float64,
+    "pca_fvu": pl.Float64,
+    "explained_variance": pl.Float64,
+    "cosine": pl.Float64,
+    "centred_cosine": pl.Float64,
+    "mean_squared_error": pl.Float64,
+    "l0_mean": pl.Float64,
+    "dead_share": pl.Float64,
+    "unfired_share": pl.Float64,
+    "unfired_share_expected": pl.Float64,
+    "train_fvu": pl.Float64,
+    "validation_fvu": pl.Float64,
+}
+
+
+def compare_saes(
+    metrics_folders: Mapping[int, storage.PathLike], output: storage.PathLike
+) -> Product:
+    """Publish ``comparison.parquet``, one row per k, and ``comparison.png``, FVU against L0.
+
+    The summary says at which k PCA with k components reconstructs better than the SAE.
+
+    Args:
+        metrics_folders: for each k the folder that ``evaluate_sae`` made.
+        output: the folder to make.
+
+    Raises:
+        InputError: there are no folders, one is incomplete, or one is of another k.
+    """
+    if not metrics_folders:
+        raise InputError("there are no metrics to compare; evaluate an SAE first")
+    folders = {k: Path(metrics_folders[k]) for k in sorted(metrics_folders)}
+    return produce_folder(
+        output,
+        kind=KIND,
+        determinants={
+            "metrics": {str(k): identity_of(folder) for k, folder in folders.items()},
+            "algorithm": _ALGORITHM,
+        },
+        build=lambda work: _compare(work, folders),
+    )
+
+
+def _compare(work: Path, folders: dict[int, Path]) -> dict[str, Any]:
+    rows = [_read_metrics(k, folder) for k, folder in folders.items()]
+    table = pl.DataFrame([{name: row[name] for name in _COLUMNS} for row in rows], schema=_COLUMNS)
+    with storage.publish(work / "comparison.parquet") as temporary:
+        table.write_parquet(temporary)
+    storage.publish_bytes(work / "comparison.png", png_bytes(plot_comparison(table)))
+    better = table.filter(pl.col("pca_fvu") < pl.col("fvu"))["k"].to_list()
+    return {
+        "k": list(folders),
+        "fvu": table["fvu"].to_list(),
+        "pca_fvu": table["pca_fvu"].to_list(),
+        "l0_mean": table["l0_mean"].to_list(),
+        "dead_share": table["dead_share"].to_list(),
+        "encoder": rows[0]["encoder"],
+        "pca_is_better_at_k": better,
+    }
+
+
+def _read_metrics(k: int, folder: Path) -> dict[str, Any]:
+    metrics = storage.read_json(folder / METRICS_FILE)
+    if metrics["k"] != k:
+        raise InputError(f"{folder}: holds the metrics of k = {metrics['k']}, expected k = {k}")
+    return metrics

@@ -1,0 +1,125 @@
+"""The TopK autoencoder as pure functions of its weights.
+
+Shapes: B rows, D width, L latents. Source: Gao et al. 2024, "Scaling and evaluating sparse
+autoencoders" (arXiv 2406.04093), section 2.3.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+
+class Weights(NamedTuple):
+    """Weights of an SAE; a tied one has no decoder of its own, it is the encoder transposed.
+
+    Attributes:
+        encoder: (D, L).
+        decoder: (L, D), rows of unit norm where trained here; None where tied.
+        latent_bias: ``lb_L``, (L,).
+        pre_bias: ``pb_D``, (D,).
+    """
+
+    encoder: jax.Array
+    decoder: jax.Array | None
+    latent_bias: jax.Array
+    pre_bias: jax.Array
+
+    @property
+    def decoder_rows(self) -> jax.Array:
+        """The decoder, (L, D)."""
+        return self.encoder.T if self.decoder is None else self.decoder
+
+
+def initialise(width: int, latent_dim: int, *, tied: bool, seed: int) -> Weights:
+    """Return first weights: random unit decoder rows, the encoder their transpose, no bias."""
+    rows = np.random.default_rng(seed).normal(size=(latent_dim, width))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    decoder = jnp.asarray(rows, dtype=jnp.float32)
+    return Weights(
+        encoder=decoder.T,
+        decoder=None if tied else decoder,
+        latent_bias=jnp.zeros(latent_dim, dtype=jnp.float32),
+        pre_bias=jnp.zeros(width, dtype=jnp.float32),
+    )
+
+
+def pre_activations(weights: Weights, rows: jax.Array) -> jax.Array:
+    """Return ``(x - pb_D) @ enc + lb_L`` for (B, D) rows, as (B, L)."""
+    return (rows - weights.pre_bias) @ weights.encoder + weights.latent_bias
+
+
+def top_latents(pre: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    """Return the k largest pre-activations of each row after ReLU, and their latents.
+
+    Both are (B, k), the largest first. Exactly k are kept: of equal ones the first latents.
+    """
+    values, latents = lax.top_k(pre, k)
+    return jax.nn.relu(values), latents
+
+
+def to_dense(values: jax.Array, latents: jax.Array, latent_dim: int) -> jax.Array:
+    """Spread (B, k) values over (B, L), 0 elsewhere."""
+    rows = jnp.arange(len(values))[:, None]
+    dense = jnp.zeros((len(values), latent_dim), dtype=values.dtype)
+    return dense.at[rows, latents].set(values, unique_indices=True)
+
+
+def reconstruct(weights: Weights, rows: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    """Return pre-activations (B, L) and sparse activations (B, L) of (B, D) rows."""
+    pre = pre_activations(weights, rows)
+    values, latents = top_latents(pre, k)
+    return pre, to_dense(values, latents, pre.shape[1])
+
+
+def decode(weights: Weights, activations: jax.Array) -> jax.Array:
+    """Return ``z @ dec + pb_D`` for (B, L) activations, as (B, D)."""
+    return activations @ weights.decoder_rows + weights.pre_bias
+
+
+def z_score(rows: jax.Array, epsilon: float) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return each row z-scored (ddof 0), with the mean and the divisor taken, (B, 1) each."""
+    mean = rows.mean(1, keepdims=True)
+    divisor = rows.std(1, keepdims=True) + epsilon
+    return (rows - mean) / divisor, mean, divisor
+
+
+def largest_mask(scores: jax.Array, count: int) -> jax.Array:
+    """Mark the ``count`` largest of each row of (B, L) scores: exactly that many.
+
+    The same choice as ``lax.top_k``, of equal scores the first, at a cost that does not grow
+    with ``count``: the count-th largest score is found bit by bit, then the place among its
+    equals up to which they are taken.
+    """
+    keys = _sortable_bits(scores)
+    threshold = _kth_largest(keys, count)[:, None]
+    above, equal = keys > threshold, keys == threshold
+    wanted = count - above.sum(1)
+    places = jnp.arange(scores.shape[1])
+    bits = scores.shape[1].bit_length()
+
+    def widen(step: jax.Array, end: jax.Array) -> jax.Array:
+        candidate = end + (1 << (bits - 1 - step))
+        taken = jnp.sum(equal & (places < candidate[:, None]), axis=1)
+        return jnp.where(taken <= wanted, candidate, end)
+
+    end = lax.fori_loop(0, bits, widen, jnp.zeros_like(wanted))
+    return above | (equal & (places < end[:, None]))
+
+
+def _kth_largest(keys: jax.Array, count: int) -> jax.Array:
+    def raise_bit(step: jax.Array, found: jax.Array) -> jax.Array:
+        candidate = found | (jnp.uint32(1) << (31 - step).astype(jnp.uint32))
+        reached = jnp.sum(keys >= candidate[:, None], axis=1)
+        return jnp.where(reached >= count, candidate, found)
+
+    return lax.fori_loop(0, 32, raise_bit, jnp.zeros(len(keys), dtype=jnp.uint32))
+
+
+def _sortable_bits(scores: jax.Array) -> jax.Array:
+    # IEEE floats order as their bits do, once negative ones are flipped and signs reversed.
+    bits = lax.bitcast_convert_type(scores, jnp.uint32)
+    negative = bits >> 31 == 1
+    return jnp.where(negative, ~bits, bits | jnp.uint32(1 << 31))

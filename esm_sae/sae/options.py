@@ -1,0 +1,132 @@
+"""Options of a training, and what they come to for a given number of rows."""
+
+import math
+from dataclasses import dataclass
+
+from esm_sae.errors import InputError
+
+_LEAST_BATCH, _MOST_BATCH = 32, 4096
+_STEPS_PER_EPOCH = 400
+_LEAST_STEPS, _LEAST_EPOCHS, _MOST_EPOCHS = 3_000, 3, 100
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How an SAE is trained."""
+
+    latent_dim: int
+    """L, the number of latents."""
+
+    k: int = 32
+    """Number of pre-activations kept per row: at most k latents fire."""
+
+    batch_size: int | None = None
+    """Rows per step. None: a power of two that gives 400 steps or more per epoch, 32 to 4096."""
+
+    num_epochs: int | None = None
+    """Passes over the training rows. None: what 3,000 steps take, from 3 to 100."""
+
+    learning_rate: float | None = None
+    """Peak of Adam's learning rate. None: 2e-3 * sqrt(1024 / L)."""
+
+    warmup: float = 0.05
+    """Share of all steps over which the learning rate rises linearly from 0."""
+
+    decay: float = 0.5
+    """Share of all steps, at the end, over which the learning rate falls linearly to 0."""
+
+    aux_k: int | None = None
+    """Dead latents that reconstruct the residual in the auxiliary loss. None: D / 2."""
+
+    aux_alpha: float = 1 / 32
+    """Weight of the auxiliary loss; 0 switches it off."""
+
+    tied: bool = False
+    """Whether the encoder stays the decoder's transpose."""
+
+    normalize: bool = False
+    """Whether each row is z-scored before it is encoded, and its reconstruction scaled back."""
+
+    latent_bias: bool = True
+    """Whether the latents' bias ``lb_L`` is trained; else it stays 0."""
+
+    checkpoint_every: int = 0
+    """Epochs between the checkpoints kept beside the final one. 0: only the final one."""
+
+    seed: int = 0
+    """Seed of the first weights and of the order of the rows."""
+
+    split_seed: int = 0
+    """Seed of the split into training, validation and test rows."""
+
+    def check(self) -> None:
+        """Check the options by themselves.
+
+        Raises:
+            InputError: an option has a value that cannot be used.
+        """
+        at_least = {"latent_dim": 1, "k": 1, "batch_size": 1, "num_epochs": 1, "aux_k": 1}
+        for name, least in at_least.items() | {("checkpoint_every", 0), ("seed", 0)}:
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise InputError(f"{name} is {value}; it must be {least} or more")
+        if self.k > self.latent_dim:
+            raise InputError(
+                f"k is {self.k} with {self.latent_dim} latents; lower k or raise latent_dim"
+            )
+        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
+            raise InputError(f"learning_rate is {self.learning_rate}; it must be above 0")
+        if not 0 <= self.aux_alpha < math.inf:
+            raise InputError(f"aux_alpha is {self.aux_alpha}; it must be 0 or more")
+        if not (0 <= self.warmup <= 1 and 0 <= self.decay <= 1 and self.warmup + self.decay <= 1):
+            raise InputError(
+                f"warmup is {self.warmup} and decay {self.decay}; they are shares of the steps "
+                "that come to 1 at most"
+            )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the options come to for a given training set.
+
+    Attributes:
+        batch_size: rows per step.
+        epochs: passes over the training rows.
+        steps_per_epoch: steps per pass, counting a short last batch.
+        learning_rate: peak of the learning rate.
+        aux_k: dead latents in the auxiliary loss.
+    """
+
+    batch_size: int
+    epochs: int
+    steps_per_epoch: int
+    learning_rate: float
+    aux_k: int
+
+    @property
+    def steps(self) -> int:
+        """Number of steps of the whole training."""
+        return self.epochs * self.steps_per_epoch
+
+
+def plan_training(options: TrainOptions, *, rows: int, width: int) -> Plan:
+    """Fill in what the options leave open, for ``rows`` training rows of ``width`` numbers."""
+    batch_size = options.batch_size or _batch_size_for(rows)
+    steps_per_epoch = math.ceil(rows / batch_size)
+    return Plan(
+        batch_size=batch_size,
+        epochs=options.num_epochs or _epochs_for(steps_per_epoch),
+        steps_per_epoch=steps_per_epoch,
+        learning_rate=options.learning_rate or 2e-3 * math.sqrt(1024 / options.latent_dim),
+        aux_k=min(options.aux_k or max(width // 2, 1), options.latent_dim),
+    )
+
+
+def _batch_size_for(rows: int) -> int:
+    fitting = 2 ** int(math.log2(max(rows // _STEPS_PER_EPOCH, 1)))
+    return min(max(fitting, _LEAST_BATCH), _MOST_BATCH)
+
+
+def _epochs_for(steps_per_epoch: int) -> int:
+    wanted = math.ceil(_LEAST_STEPS / steps_per_epoch)
+    return min(max(wanted, _LEAST_EPOCHS), _MOST_EPOCHS)

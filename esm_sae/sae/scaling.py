@@ -1,0 +1,144 @@
+"""Mean and spread of the training rows, and the centre and scale that training works in."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from esm_sae import storage
+from esm_sae.errors import InputError
+from esm_sae.formats.checkpoint import Checkpoint, SAEConfig
+from esm_sae.formats.manifest import read_manifest
+from esm_sae.formats.shards import EmbeddingShards
+from esm_sae.sae.model import Weights
+from esm_sae.sae.rows import read_rows
+
+NORMALIZE_EPSILON = 1e-5
+
+_ROWS_PER_BLOCK = 16_384
+
+
+@dataclass(frozen=True)
+class RowStatistics:
+    """First and second moments of the training rows, float64.
+
+    Attributes:
+        rows: number of rows.
+        mean: mu, (D,).
+        variance: mean over the rows of ``|x - mu|^2``, the denominator of every FVU.
+        covariance: (D, D), or None where it was not asked for.
+    """
+
+    rows: int
+    mean: np.ndarray
+    variance: float
+    covariance: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """What training sees of a row x: ``(x - centre) / scale``.
+
+    Attributes:
+        centre: (D,) float32.
+        scale: a power of two, so that dividing by it and folding it back are exact.
+        variance: mean over the training rows of ``|(x - mu) / scale|^2``.
+    """
+
+    centre: np.ndarray
+    scale: float
+    variance: float
+
+
+def measure_rows(
+    shards: EmbeddingShards,
+    rows: np.ndarray,
+    *,
+    normalize: bool = False,
+    covariance: bool = False,
+) -> RowStatistics:
+    """Measure mean and spread of the given rows in float64, streaming over blocks of rows.
+
+    Memory beside the (D, D) covariance: one block of 16,384 rows.
+
+    Args:
+        shards: the embedding matrices.
+        rows: numbers of the training rows, ascending.
+        normalize: measure the z-scored rows.
+        covariance: measure the covariance, too.
+
+    Raises:
+        InputError: a row holds NaN or infinity, or all rows are equal.
+    """
+    # Sums are taken about the first row: far from 0 the difference of large squares loses digits.
+    shift = _block(shards, rows[:1], normalize)[0]
+    total = np.zeros(shards.width)
+    squares = 0.0
+    products = np.zeros((shards.width, shards.width)) if covariance else None
+    for start in range(0, len(rows), _ROWS_PER_BLOCK):
+        block = _block(shards, rows[start : start + _ROWS_PER_BLOCK], normalize) - shift
+        total += block.sum(0)
+        squares += float(np.einsum("nd,nd->", block, block))
+        if products is not None:
+            products += block.T @ block
+    mean = total / len(rows)
+    variance = squares / len(rows) - float(mean @ mean)
+    if not variance > 0:
+        raise InputError(
+            f"{shards.directory}: all {len(rows)} training rows are equal; there is nothing to "
+            "learn from them"
+        )
+    if products is not None:
+        products = products / len(rows) - np.outer(mean, mean)
+    return RowStatistics(len(rows), mean + shift, variance, products)
+
+
+def scaling_of(statistics: RowStatistics) -> Scaling:
+    """Return the centre and the power of two nearest the RMS of the centred rows' entries."""
+    rms = np.sqrt(statistics.variance / len(statistics.mean))
+    scale = float(2.0 ** np.round(np.log2(rms)))
+    return Scaling(statistics.mean.astype(np.float32), scale, statistics.variance / scale**2)
+
+
+def fold(weights: Weights, scaling: Scaling, *, config: SAEConfig, path: Path) -> Checkpoint:
+    """Return trained weights as a checkpoint for raw rows.
+
+    TopK and ReLU commute with a positive scale s: for ``x = centre + s x'`` the same latents
+    fire, s times as strongly, with ``pb_D = centre + s pb'``, ``lb_L = s lb'`` and the kernels
+    as they are.
+    """
+    scale = np.float32(scaling.scale)
+    return Checkpoint(
+        encoder=np.asarray(weights.encoder),
+        decoder=np.asarray(weights.decoder_rows),
+        latent_bias=np.asarray(weights.latent_bias) * scale,
+        pre_bias=scaling.centre + np.asarray(weights.pre_bias) * scale,
+        config=config,
+        path=path,
+    )
+
+
+def require_intact(shards: EmbeddingShards) -> None:
+    """Check every shard's matrix against the hash in its manifest.
+
+    Bare matrices have none; their fingerprint is taken from their bytes when they are opened.
+
+    Raises:
+        InputError: a file is not the one its manifest describes.
+    """
+    for path in shards.paths:
+        manifest = read_manifest(path.with_suffix(".json"))
+        if manifest is None or path.name not in manifest.files:
+            continue
+        if storage.sha256_of(path) != manifest.files[path.name]["sha256"]:
+            raise InputError(
+                f"{path}: its bytes differ from what its manifest records; embed this shard again"
+            )
+
+
+def _block(shards: EmbeddingShards, rows: np.ndarray, normalize: bool) -> np.ndarray:
+    block = read_rows(shards, rows).astype(np.float64)
+    if normalize:
+        centred = block - block.mean(1, keepdims=True)
+        return centred / (block.std(1, keepdims=True) + NORMALIZE_EPSILON)
+    return block

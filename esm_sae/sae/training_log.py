@@ -1,0 +1,86 @@
+"""The record of a training: ``metrics.parquet``."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import polars as pl
+
+from esm_sae import storage
+from esm_sae.errors import InputError
+from esm_sae.sae.training_step import StepFigures
+
+METRICS_NAME = "metrics.parquet"
+
+_SCHEMA = {
+    "step": pl.Int64,
+    "epoch": pl.Int32,
+    "samples": pl.Int64,
+    "loss": pl.Float64,
+    "fvu": pl.Float64,
+    "aux_loss": pl.Float64,
+    "learning_rate": pl.Float64,
+    "dead_share": pl.Float64,
+    "aux_latents": pl.Float64,
+    "train_fvu": pl.Float64,
+    "validation_fvu": pl.Float64,
+}
+
+
+class TrainingLog:
+    """Collects the figures of steps; a row is the mean over the steps since the row before.
+
+    ``train_fvu`` and ``validation_fvu`` are measured with the weights at the end of an epoch and
+    are null in the rows before it.
+    """
+
+    def __init__(self, folder: Path, *, epochs_done: int = 0) -> None:
+        self._path = folder / METRICS_NAME
+        self._pending: list[StepFigures] = []
+        self._table = pl.DataFrame(schema=_SCHEMA)
+        if epochs_done:
+            self._table = pl.read_parquet(self._path).filter(pl.col("epoch") <= epochs_done)
+
+    @property
+    def last(self) -> dict[str, float]:
+        """The last row."""
+        return self._table.row(-1, named=True)
+
+    def add(self, figures: StepFigures) -> None:
+        """Add a step's figures, which may still be on their way from the device."""
+        self._pending.append(figures)
+
+    def close_row(
+        self,
+        *,
+        step: int,
+        epoch: int,
+        samples: int,
+        train_fvu: float | None = None,
+        validation_fvu: float | None = None,
+    ) -> None:
+        """End a row of the record.
+
+        Raises:
+            InputError: a figure is not finite: the training has diverged.
+        """
+        steps = jax.device_get(self._pending)
+        means = {
+            name: float(np.mean([getattr(figures, name) for figures in steps]))
+            for name in StepFigures._fields
+        }
+        measured = {"train_fvu": train_fvu, "validation_fvu": validation_fvu}
+        for name, value in (means | measured).items():
+            if value is not None and not np.isfinite(value):
+                raise InputError(
+                    f"{name} became {value} by step {step}: the training diverged; train with a "
+                    "lower learning rate"
+                )
+        row = {"step": step, "epoch": epoch, "samples": samples, **means, **measured}
+        self._table = pl.concat([self._table, pl.DataFrame([row], schema=_SCHEMA)])
+        self._pending = []
+
+    def save(self) -> None:
+        """Publish the record."""
+        with storage.publish(self._path) as temporary:
+            self._table.write_parquet(temporary)

@@ -1,0 +1,122 @@
+"""Train a TopK sparse autoencoder on a folder of embeddings."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from esm_sae import cli
+from esm_sae.formats.shards import open_shards
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    return cli.run(_parser(), _train, argv)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = cli.command(
+        "train",
+        "Train a TopK sparse autoencoder on embedding shards or plain .npy matrices.",
+        "python -m esm_sae.train --np_dir data/embeddings3 --project demo --latent_dim 1024 "
+        "--topk 32",
+        output="data/L{L}_k{k}/",
+        seed=True,
+    )
+    add = parser.add_argument
+    add("--np_dir", required=True, metavar="PATH", help="folder of embeddings")
+    add("--project", required=True, metavar="NAME", help="name kept in config.json")
+    add("--latent_dim", required=True, type=int, metavar="L", help="number of latents")
+    add("--topk", type=int, default=32, metavar="K", help="latents kept per row (default: 32)")
+    add(
+        "--batch_size",
+        type=int,
+        metavar="B",
+        help="rows per step (default: a power of two from 32 to 4096 that gives 400 or more "
+        "steps per epoch)",
+    )
+    add(
+        "--num_epochs",
+        type=int,
+        metavar="N",
+        help="passes over the training rows (default: what 3,000 steps take, from 3 to 100)",
+    )
+    add(
+        "--learning_rate",
+        type=float,
+        metavar="X",
+        help="peak learning rate (default: 2e-3 * sqrt(1024 / L))",
+    )
+    add("--tied", action="store_true", help="keep the encoder the decoder's transpose")
+    add("--normalize", action="store_true", help="z-score each row")
+    add(
+        "--aux_k",
+        type=int,
+        metavar="K",
+        help="dead latents in the auxiliary loss (default: half the width of a row)",
+    )
+    add(
+        "--aux_alpha",
+        type=float,
+        default=1 / 32,
+        metavar="X",
+        help="weight of the auxiliary loss (default: 1/32)",
+    )
+    add(
+        "--similarity_clusters",
+        metavar="PATH",
+        help="table with sequence_id and cluster_id, or 'bundled'; clusters are held out whole "
+        "(default: each protein is its own cluster)",
+    )
+    add("--split_seed", type=int, default=0, metavar="N", help="seed of the split (default: 0)")
+    add(
+        "--checkpoint_every",
+        type=int,
+        default=0,
+        metavar="N",
+        help="keep a checkpoint every N epochs (default: only the final one)",
+    )
+    return parser
+
+
+def _train(arguments: argparse.Namespace) -> str:
+    from esm_sae.sae import TrainOptions, train_sae
+
+    options = TrainOptions(
+        latent_dim=arguments.latent_dim,
+        k=arguments.topk,
+        batch_size=arguments.batch_size,
+        num_epochs=arguments.num_epochs,
+        learning_rate=arguments.learning_rate,
+        aux_k=arguments.aux_k,
+        aux_alpha=arguments.aux_alpha,
+        tied=arguments.tied,
+        normalize=arguments.normalize,
+        checkpoint_every=arguments.checkpoint_every,
+        seed=arguments.seed,
+        split_seed=arguments.split_seed,
+    )
+    options.check()
+    result = train_sae(
+        open_shards(arguments.np_dir),
+        arguments.output or Path("data") / f"L{options.latent_dim}_k{options.k}",
+        options,
+        project=arguments.project,
+        similarity_clusters=arguments.similarity_clusters,
+    )
+    product = result.product
+    figures = product.manifest.summary
+    done = "unchanged" if product.unchanged else f"trained in {result.seconds:.0f} s"
+    held_out = figures["validation_fvu"]
+    lines = [
+        f"{product.path / figures['final_checkpoint']}: {done}",
+        f"rows: {figures['training_rows']:,} trained on, {figures['epochs']} epochs, "
+        f"{figures['steps']:,} steps ({figures['encoder']})",
+        f"FVU: {figures['train_fvu']:.4f} on training rows, "
+        + ("no validation rows" if held_out is None else f"{held_out:.4f} on validation rows"),
+        f"dead latents: {figures['dead_share']:.1%} of {figures['latent_dim']:,}",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,144 @@
+"""Encoding and decoding with a loaded checkpoint, against NumPy."""
+
+import numpy as np
+import pytest
+
+from esm_sae import storage
+from esm_sae.errors import InputError
+from esm_sae.formats.checkpoint import SAEConfig, write_checkpoint, write_config
+from esm_sae.formats.shards import open_shards
+from esm_sae.sae import load_checkpoint
+
+D, L, K = 6, 12, 3
+
+
+@pytest.fixture
+def weights():
+    generator = np.random.default_rng(0)
+    shapes = {
+        "encoder": (D, L),
+        "decoder": (L, D),
+        "latent_bias": (L,),
+        "pre_bias": (D,),
+    }
+    return {
+        name: generator.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()
+    }
+
+
+@pytest.fixture
+def folder(tmp_path, weights):
+    path = tmp_path / f"L{L}_k{K}"
+    path.mkdir()
+    write_checkpoint(path / "checkpoint_epoch_1.npy", **weights)
+    config = SAEConfig(
+        D,
+        L,
+        K,
+        encoder="esmc_test",
+        weights_sha256="0" * 64,
+        layer=3,
+        pooling="mean",
+        final_checkpoint="checkpoint_epoch_1.npy",
+    )
+    write_config(path, config)
+    return path
+
+
+def naive(weights, rows):
+    pre = (rows - weights["pre_bias"]) @ weights["encoder"] + weights["latent_bias"]
+    out = np.zeros_like(pre)
+    for row, values in zip(out, pre, strict=True):
+        chosen = np.argsort(-values)[:K]
+        row[chosen] = np.maximum(values[chosen], 0)
+    return out
+
+
+# Around the sizes that blocks are padded to.
+@pytest.mark.parametrize("count", [0, 1, 5, 4096, 4099])
+def test_encode_sparse_encode_and_decode_agree_with_numpy(folder, weights, count):
+    rows = np.random.default_rng(count).standard_normal((count, D)).astype(np.float32)
+    expected = naive(weights, rows)
+    sae = load_checkpoint(folder)
+    values, latents = sae.encode_sparse(rows)
+    assert (values.shape, latents.shape) == ((count, K), (count, K))
+    assert (values.dtype, latents.dtype) == (np.float32, np.int32)
+    assert (np.diff(values, axis=1) <= 0).all()
+    dense = sae.encode(rows)
+    assert (dense.shape, dense.dtype) == ((count, L), np.float32)
+    np.testing.assert_allclose(dense, expected, rtol=1e-4, atol=1e-5)
+    for row in range(min(count, 50)):
+        assert len(set(latents[row])) == K
+        np.testing.assert_array_equal(dense[row, latents[row]], values[row])
+    x_hat = expected @ weights["decoder"] + weights["pre_bias"]
+    np.testing.assert_allclose(sae.decode(dense), x_hat, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(sae.reconstruct(rows), x_hat, rtol=1e-4, atol=1e-4)
+    assert sae.fingerprint == storage.sha256_of(folder / "checkpoint_epoch_1.npy")
+
+
+def test_an_imported_decoder_keeps_the_length_of_its_rows(folder, weights):
+    sae = load_checkpoint(folder)
+    np.testing.assert_allclose(
+        sae.decoder_norms, np.linalg.norm(weights["decoder"], axis=1), rtol=1e-6
+    )
+    one_latent = np.eye(L, dtype=np.float32)[:1]
+    np.testing.assert_allclose(
+        sae.decode(one_latent)[0], weights["decoder"][0] + weights["pre_bias"], rtol=1e-5
+    )
+
+
+def test_rows_are_z_scored_where_the_training_did(folder, weights):
+    rows = np.random.default_rng(1).standard_normal((20, D)).astype(np.float32) * 5 + 3
+    write_config(folder, SAEConfig(D, L, K, normalize=True))
+    mean, spread = rows.mean(1, keepdims=True), rows.std(1, keepdims=True) + 1e-5
+    expected = naive(weights, (rows - mean) / spread)
+    sae = load_checkpoint(folder)
+    np.testing.assert_allclose(sae.encode(rows), expected, rtol=1e-3, atol=1e-4)
+    x_hat = (expected @ weights["decoder"] + weights["pre_bias"]) * spread + mean
+    np.testing.assert_allclose(sae.reconstruct(rows), x_hat, rtol=1e-3, atol=1e-3)
+
+
+def test_rows_of_another_width_are_refused(folder):
+    sae = load_checkpoint(folder)
+    for wrong in (np.zeros((3, D + 1)), np.zeros(D)):
+        with pytest.raises(InputError, match=rf"takes embeddings of shape \(N, {D}\)"):
+            sae.encode(wrong)
+    with pytest.raises(InputError, match=rf"takes activations of shape \(N, {L}\)"):
+        sae.decode(np.zeros((3, D)))
+
+
+def test_what_a_bare_checkpoint_does_not_tell_is_warned_of(tmp_path, weights):
+    path = tmp_path / "other" / "weights.npy"
+    write_checkpoint(path, **weights)
+    with pytest.warns(UserWarning, match=r"does not tell encoder, layer and pooling or whether"):
+        sae = load_checkpoint(path, k=K)
+    assert sae.config.k == K
+    with pytest.raises(InputError, match="nothing tells k"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"width": 8}, "of width 6, but those in .* are of width 8"),
+        ({"encoder": "esmc_300m"}, "of encoder esmc_test, but those in .* esmc_300m"),
+        ({"pooling": "residue"}, "of pooling mean, but those in .* are of pooling residue"),
+    ],
+    ids=str,
+)
+def test_shards_that_do_not_fit_are_refused(folder, make_shards, change, message):
+    made, _ = make_shards(**{"width": D} | change)
+    sae = load_checkpoint(folder)
+    with pytest.raises(InputError, match=message):
+        sae.require_fit(open_shards(made))
+
+
+def test_shards_that_fit_or_are_unknown_pass(folder, make_shards, tmp_path):
+    made, matrix = make_shards(width=D)
+    sae = load_checkpoint(folder)
+    sae.require_fit(open_shards(made))
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    np.save(bare / "rows.npy", matrix)
+    with pytest.warns(UserWarning, match="are unknown"):
+        sae.require_fit(open_shards(bare))

@@ -1,0 +1,273 @@
+"""A whole training: its files, the same bytes, going on after a kill, and refusals."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+
+from esm_sae.errors import InputError
+from esm_sae.formats.checkpoint import read_checkpoint
+from esm_sae.formats.shards import EmbeddingShards, open_shards
+from esm_sae.sae import TrainOptions, load_checkpoint, train_sae
+from esm_sae.sae.rows import SplitChoice, split_rows
+
+OPTIONS = TrainOptions(16, 3, batch_size=32, num_epochs=3, learning_rate=1e-2)
+
+
+@pytest.fixture
+def shards(make_shards):
+    """About 80 training rows of 8 numbers: two steps and a short tail per epoch."""
+    folder, _ = make_shards(proteins=100, width=8, count=3)
+    return open_shards(folder)
+
+
+def files_of(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def nothing_published(folder):
+    return not (folder / "manifest.json").exists() and not list(folder.glob("*.npy"))
+
+
+def test_a_training_makes_the_folder_of_the_contract(shards, tmp_path):
+    result = train_sae(shards, tmp_path / "L16_k3", OPTIONS, project="test")
+    rows = len(split_rows(shards, SplitChoice(None, 0)).train)
+    assert result.samples == 3 * rows
+    assert set(files_of(tmp_path / "L16_k3")) == {
+        "checkpoint_epoch_3.npy",
+        "config.json",
+        "manifest.json",
+        "metrics.parquet",
+        "train_state.safetensors",
+    }
+    config = json.loads((tmp_path / "L16_k3" / "config.json").read_text())
+    assert (config["width"], config["latent_dim"], config["k"]) == (8, 16, 3)
+    assert (config["encoder"], config["layer"], config["pooling"]) == ("esmc_test", 3, "mean")
+    assert config["data_fingerprint"] == shards.fingerprint
+    assert set(config["versions"]) == {"esm_sae", "jax", "numpy", "optax"}
+    assert config["final_checkpoint"] == "checkpoint_epoch_3.npy"
+    log = pl.read_parquet(tmp_path / "L16_k3" / "metrics.parquet")
+    steps = -(-rows // 32)
+    assert log["step"].to_list() == [steps, 2 * steps, 3 * steps]
+    assert log["samples"].to_list() == [rows, 2 * rows, 3 * rows]
+    assert log["train_fvu"].is_sorted(descending=True)
+    summary = result.product.manifest.summary
+    assert summary["train_fvu"] == log["train_fvu"][-1]
+    assert summary["validation_fvu"] == log["validation_fvu"][-1]
+
+
+def test_the_weights_are_for_raw_rows_and_reconstruct_as_recorded(shards, tmp_path):
+    product = train_sae(shards, tmp_path / "L16_k3", OPTIONS).product
+    checkpoint = read_checkpoint(product.path)
+    np.testing.assert_allclose(np.linalg.norm(checkpoint.decoder, axis=1), 1, rtol=1e-5)
+    train = shards.rows_at(split_rows(shards, SplitChoice(None, 0)).train).astype(np.float64)
+    again = load_checkpoint(product.path).reconstruct(train)
+    fvu = ((train - again) ** 2).sum() / ((train - train.mean(0)) ** 2).sum()
+    np.testing.assert_allclose(product.manifest.summary["train_fvu"], fvu, rtol=1e-5)
+
+
+def test_the_same_input_and_seed_give_the_same_bytes_and_another_seed_others(shards, tmp_path):
+    one = train_sae(shards, tmp_path / "one" / "L16_k3", OPTIONS).product
+    two = train_sae(shards, tmp_path / "two" / "L16_k3", OPTIONS).product
+    assert files_of(one.path) == files_of(two.path)
+    again = train_sae(shards, one.path, OPTIONS)
+    assert (again.product.unchanged, again.samples) == (True, 0)
+    reseeded = TrainOptions(16, 3, batch_size=32, num_epochs=3, learning_rate=1e-2, seed=1)
+    other = train_sae(shards, tmp_path / "other" / "L16_k3", reseeded).product
+    assert other.manifest.files != one.manifest.files
+
+
+# Of 16 reads the first is for mean and scale, then 3 batches and 2 measurements per epoch.
+@pytest.mark.parametrize("at", [3, 10, 16])
+def test_a_stopped_training_goes_on_to_the_same_bytes(shards, tmp_path, monkeypatch, at):
+    whole = train_sae(shards, tmp_path / "whole" / "L16_k3", OPTIONS).product
+    target = tmp_path / "stopped" / "L16_k3"
+    with monkeypatch.context() as patched:
+        patched.setattr(EmbeddingShards, "rows_at", stopping(at, KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train_sae(shards, target, OPTIONS)
+    assert nothing_published(target)
+    assert not train_sae(shards, target, OPTIONS).product.unchanged
+    assert files_of(target) == files_of(whole.path)
+    assert [path.name for path in target.parent.iterdir()] == ["L16_k3"]
+
+
+def stopping(at, error):
+    original, reads = EmbeddingShards.rows_at, 0
+
+    def rows_at(self, indices):
+        nonlocal reads
+        reads += len(indices) > 1
+        if reads == at:
+            raise error
+        return original(self, indices)
+
+    return rows_at
+
+
+KILLED = """
+import os, sys
+from esm_sae.formats.shards import EmbeddingShards, open_shards
+from esm_sae.sae import TrainOptions, train_sae
+reads, original = 0, EmbeddingShards.rows_at
+def rows_at(self, indices):
+    global reads
+    reads += len(indices) > 1
+    if reads == 8:
+        os.kill(os.getpid(), 9)
+    return original(self, indices)
+EmbeddingShards.rows_at = rows_at
+options = TrainOptions(16, 3, batch_size=32, num_epochs=3, learning_rate=1e-2)
+train_sae(open_shards(sys.argv[1]), sys.argv[2], options)
+"""
+
+
+def test_another_process_goes_on_from_a_killed_one_to_the_same_bytes(shards, tmp_path, python):
+    target = tmp_path / "killed" / "L16_k3"
+    assert python(KILLED, shards.directory, target, check=False).returncode == -9
+    assert nothing_published(target)
+    rows = len(split_rows(shards, SplitChoice(None, 0)).train)
+    assert train_sae(shards, target, OPTIONS).samples == 2 * rows
+    whole = train_sae(shards, tmp_path / "whole" / "L16_k3", OPTIONS).product
+    assert files_of(target) == files_of(whole.path)
+
+
+def test_going_on_trains_only_what_is_left(shards, tmp_path, monkeypatch):
+    import esm_sae.sae.trainer as trainer
+
+    def save_and_die(folder, state, *, epoch, step):
+        save(folder, state, epoch=epoch, step=step)
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    save = trainer.save_state
+    with monkeypatch.context() as patched:
+        patched.setattr(trainer, "save_state", save_and_die)
+        with pytest.raises(KeyboardInterrupt):
+            train_sae(shards, tmp_path / "L16_k3", OPTIONS)
+    result = train_sae(shards, tmp_path / "L16_k3", OPTIONS)
+    assert result.samples == len(split_rows(shards, SplitChoice(None, 0)).train)
+    log = pl.read_parquet(tmp_path / "L16_k3" / "metrics.parquet")
+    assert log["epoch"].to_list() == [1, 2, 3]
+
+
+def test_a_damaged_state_is_named(tmp_path):
+    from esm_sae.sae.train_state import load_state, save_state
+    from esm_sae.sae.training_step import start
+
+    state = start(OPTIONS, 8)
+    assert load_state(tmp_path, state) is None
+    save_state(tmp_path, state, epoch=2, step=9)
+    assert load_state(tmp_path, state)[1:] == (2, 9)
+    with pytest.raises(InputError, match="cannot be resumed from"):
+        load_state(tmp_path, start(TrainOptions(17, 3), 8))
+    path = tmp_path / "train_state.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(InputError, match="cannot be resumed from"):
+        load_state(tmp_path, state)
+
+
+def test_held_out_rows_touch_nothing(make_shards, tmp_path):
+    """Neither the weights nor the mean and scale folded into them see a held-out row."""
+    weights = []
+    for name, factor in (("plain", 1.0), ("changed", 1000.0)):
+        folder, _ = make_shards(proteins=100, width=8, count=1, name=name)
+        rows = split_rows(open_shards(folder), SplitChoice(None, 0))
+        matrix = np.load(folder / "embeddings_0000-of-0001.npy")
+        matrix[np.r_[rows.validation, rows.test]] *= np.float32(factor)
+        bare = tmp_path / f"bare_{name}"
+        bare.mkdir()
+        np.save(bare / "rows.npy", matrix)
+        with pytest.warns(UserWarning, match="are unknown"):
+            shards = open_shards(bare)
+        # Bare rows are named file:row; the split of the shards is kept by a table of clusters.
+        ids = open_shards(folder).index.collect()["sequence_id"]
+        clusters = tmp_path / "clusters.parquet"
+        pl.DataFrame(
+            {"sequence_id": [f"rows:{row}" for row in range(100)], "cluster_id": ids}
+        ).write_parquet(clusters)
+        product = train_sae(
+            shards, tmp_path / f"out_{name}" / "L16_k3", OPTIONS, similarity_clusters=clusters
+        ).product
+        weights.append((product.path / "checkpoint_epoch_3.npy").read_bytes())
+        assert product.manifest.summary["training_rows"] == len(rows.train)
+    assert weights[0] == weights[1]
+
+
+def test_checkpoints_between_are_kept_on_wish(shards, tmp_path):
+    options = TrainOptions(16, 3, batch_size=32, num_epochs=3, checkpoint_every=2)
+    product = train_sae(shards, tmp_path / "L16_k3", options).product
+    names = {path.name for path in product.path.glob("*.npy")}
+    assert names == {"checkpoint_epoch_2.npy", "checkpoint_epoch_3.npy"}
+    assert read_checkpoint(product.path).path.name == "checkpoint_epoch_3.npy"
+
+
+@pytest.mark.parametrize(
+    "change", [{"tied": True}, {"normalize": True}, {"latent_bias": False}], ids=str
+)
+def test_options_are_recorded_and_reach_the_weights(shards, tmp_path, change):
+    options = TrainOptions(16, 3, batch_size=32, num_epochs=3, learning_rate=1e-2, **change)
+    product = train_sae(shards, tmp_path / "L16_k3", options).product
+    checkpoint = read_checkpoint(product.path)
+    for name, value in change.items():
+        assert getattr(checkpoint.config, name) == value
+    tied = np.array_equal(checkpoint.encoder, checkpoint.decoder.T)
+    assert tied == options.tied
+    assert checkpoint.latent_bias.any() == options.latent_bias
+    rows = shards.rows_at(split_rows(shards, SplitChoice(None, 0)).train)
+    again = load_checkpoint(product.path).reconstruct(rows).astype(np.float64)
+    fvu = ((rows - again) ** 2).sum() / ((rows - rows.mean(0, dtype=np.float64)) ** 2).sum()
+    np.testing.assert_allclose(product.manifest.summary["train_fvu"], fvu, rtol=1e-4)
+    assert fvu < 0.9
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"latent_dim": 0, "k": 1}, "latent_dim is 0; it must be 1 or more"),
+        ({"k": 17}, "k is 17 with 16 latents; lower k or raise latent_dim"),
+        ({"k": 0}, "k is 0"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"num_epochs": 0}, "num_epochs is 0"),
+        ({"aux_k": 0}, "aux_k is 0"),
+        ({"aux_alpha": -1.0}, "aux_alpha is -1.0"),
+        ({"aux_alpha": float("nan")}, "aux_alpha is nan"),
+        ({"learning_rate": 0.0}, "learning_rate is 0.0; it must be above 0"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan"),
+        ({"warmup": 0.6, "decay": 0.6}, "shares of the steps"),
+        ({"checkpoint_every": -1}, "checkpoint_every is -1"),
+        ({"seed": -1}, "seed is -1"),
+    ],
+    ids=str,
+)
+def test_options_that_cannot_be_used(shards, tmp_path, change, message):
+    options = TrainOptions(**{"latent_dim": 16, "k": 3} | change)
+    with pytest.raises(InputError, match=message):
+        train_sae(shards, tmp_path / "out", options)
+    assert nothing_published(tmp_path / "out")
+
+
+def test_a_training_that_diverges_publishes_nothing_and_says_what_helps(shards, tmp_path):
+    options = TrainOptions(16, 3, batch_size=32, num_epochs=2, learning_rate=1e38)
+    with pytest.raises(InputError, match="diverged; train with a lower learning rate"):
+        train_sae(shards, tmp_path / "L16_k3", options)
+    assert nothing_published(tmp_path / "L16_k3")
+
+
+def test_a_damaged_shard_stops_the_training(make_shards, tmp_path):
+    folder, _ = make_shards(proteins=60)
+    shards = open_shards(folder)
+    path = folder / "embeddings_0001-of-0003.npy"
+    content = bytearray(path.read_bytes())
+    content[200] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"0001-of-0003\.npy: its bytes differ"):
+        train_sae(shards, tmp_path / "out", OPTIONS)
+    assert nothing_published(tmp_path / "out")
+
+
+def test_float16_shards_train_too(make_shards, tmp_path):
+    folder, _ = make_shards(proteins=100, dtype="float16")
+    product = train_sae(open_shards(folder), tmp_path / "L16_k3", OPTIONS).product
+    assert 0 < product.manifest.summary["train_fvu"] < 1
