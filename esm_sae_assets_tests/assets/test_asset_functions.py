@@ -42,7 +42,7 @@ def test_called_directly_on_the_same_inputs_it_says_unchanged(small_graph, name)
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("uniref50_10M_sample", "uniref50"),
+        ("uniref50_10M_sample", "no source of sequences was provided"),
         ("embedding_shards", "uniref50_1M_sample.fasta: no such file"),
         ("embedding_manifest", "embeddings3: no such directory"),
         ("sae_checkpoint", "embeddings3: no such directory"),
@@ -78,5 +78,6 @@ def _call(settings, name):
     if "config" in parameters:
         arguments["config"] = parameters["config"].annotation()
     if "context" in parameters:
-        return asset(dg.build_asset_context(partition_key=PARTITIONED[name]), **arguments)
+        with dg.build_asset_context(partition_key=PARTITIONED[name]) as context:
+            return asset(context, **arguments)
     return asset(**arguments)

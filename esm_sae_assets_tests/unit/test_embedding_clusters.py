@@ -86,7 +86,9 @@ def test_a_rerun_is_unchanged(embed, toy, tmp_path):
 
 def test_counts_say_what_was_embedded(embed):
     path = embed({"A": [["MJK" * 4, "P1"]], "B": [["MK", "P2"]]}, max_length=5)
-    summary = json.loads(path.with_name("embedded_clusters.json.manifest.json").read_text())["summary"]
+    summary = json.loads(path.with_name("embedded_clusters.json.manifest.json").read_text())[
+        "summary"
+    ]
     counts = ["proteins", "taxa", "residues", "truncated", "unknown_letters"]
     assert [summary[name] for name in counts] == [2, 2, 7, 1, 2]
     assert json.loads(path.read_text())["A"][0]["sequence"] == "MJK" * 4
