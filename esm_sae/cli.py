@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from esm_sae import storage
 from esm_sae.errors import InputError
 from esm_sae.progress import set_quiet
 
@@ -39,7 +40,7 @@ def command(
     parser.add_argument(
         "--output",
         *([output_alias] if output_alias else []),
-        type=Path,
+        type=_local_path,
         metavar="PATH",
         required=output is None,
         help="where the result goes" + (f" (default: {output})" if output else ""),
@@ -79,6 +80,12 @@ def run(
         print(f"error: {_one_line(_describe(error))}", file=sys.stderr)
         return 2
     return 0
+
+
+def _local_path(text: str) -> Path:
+    if storage.is_url(text):
+        raise argparse.ArgumentTypeError(f"{text}: is a URL; results are written to local paths")
+    return Path(text)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: object) -> None:

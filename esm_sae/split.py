@@ -43,6 +43,15 @@ def splits_of(
     return np.array([of_id[sequence_id] for sequence_id in sequence_ids], dtype="<U10")
 
 
+def similarity_clusters_path(source: storage.PathLike) -> storage.PathLike:
+    """Return the path of a table of similarity clusters; ``"bundled"`` names the bundled one."""
+    if source != "bundled":
+        return source
+    from esm_sae.data import bundled_clusters
+
+    return bundled_clusters()
+
+
 def read_similarity_clusters(source: storage.PathLike) -> dict[str, str]:
     """Read a table of similarity clusters: parquet with ``sequence_id`` and ``cluster_id``.
 
@@ -53,10 +62,7 @@ def read_similarity_clusters(source: storage.PathLike) -> dict[str, str]:
     """
     import polars as pl
 
-    if source == "bundled":
-        from esm_sae.data import bundled_clusters
-
-        source = bundled_clusters()
+    source = similarity_clusters_path(source)
     with storage.open_binary(source) as file:
         try:
             table = pl.read_parquet(file, columns=["sequence_id", "cluster_id"])

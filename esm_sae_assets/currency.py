@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from esm_sae.formats.manifest import read_manifest
+from esm_sae.formats.manifest import in_place, read_manifest
 from esm_sae_assets.metadata import MANIFEST_KEY
 
 _CODE_VERSION, _DATA_VERSION = "dagster/code_version", "dagster/data_version"
@@ -50,8 +50,13 @@ def is_current(target: Target, defs: dg.Definitions, instance: dg.DagsterInstanc
 
 def _is_in_place(made: dg.AssetMaterialization) -> bool:
     entry = made.metadata.get(MANIFEST_KEY)
-    manifest = read_manifest(str(entry.value)) if entry else None
-    return manifest is not None and manifest.data_version == (made.tags or {}).get(_DATA_VERSION)
+    if entry is None:
+        return False
+    path = str(entry.value)
+    manifest = read_manifest(path)
+    if manifest is None or not in_place(manifest, path):
+        return False
+    return manifest.data_version == (made.tags or {}).get(_DATA_VERSION)
 
 
 def _inputs_of(target: Target, defs: dg.Definitions) -> list[Target]:

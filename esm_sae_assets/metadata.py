@@ -43,33 +43,32 @@ def materializing() -> Iterator[Clock]:
 
 
 def result(
-    product: Product, clock: Clock, *, rows: int | None = None, **extra: Any
+    product: Product, clock: Clock, *, rows: int | None = None, **looked_at: Any
 ) -> dg.MaterializeResult:
-    """Describe an output to Dagster: its data version and what there is to see of it."""
+    """Describe an output to Dagster: its data version and what there is to see of it.
+
+    What people look at comes first: plots, then figures, then the bookkeeping.
+    """
+    summary = {name: _value(value) for name, value in product.manifest.summary.items()}
+    counted = {} if rows is None else {"dagster/row_count": rows}
     return dg.MaterializeResult(
         data_version=dg.DataVersion(product.manifest.data_version),
-        metadata=describe(product, clock, rows=rows) | extra,
+        metadata=looked_at | summary | counted | _bookkeeping(product, clock),
     )
 
 
-def describe(product: Product, clock: Clock, *, rows: int | None = None) -> Metadata:
-    """Return the metadata that every output has."""
+def _bookkeeping(product: Product, clock: Clock) -> Metadata:
     files = product.manifest.files
-    metadata: Metadata = {
+    return {
         "path": dg.MetadataValue.path(str(product.path)),
-        MANIFEST_KEY: dg.MetadataValue.path(str(product.manifest_path)),
         "files": len(files),
         "size_bytes": sum(int(entry["bytes"]) for entry in files.values()),
-        "unchanged": product.unchanged,
         "seconds": round(clock.seconds, 2),
         "peak_memory_bytes": peak_memory_bytes(),
+        "unchanged": product.unchanged,
         "fingerprint": product.manifest.fingerprint[:16],
+        MANIFEST_KEY: dg.MetadataValue.path(str(product.manifest_path)),
     }
-    if rows is not None:
-        metadata["dagster/row_count"] = rows
-    for name, value in product.manifest.summary.items():
-        metadata.setdefault(name, _value(value))
-    return metadata
 
 
 def peak_memory_bytes() -> int:
@@ -116,7 +115,9 @@ def row_count(parquet: Path) -> int:
 def _value(value: Any) -> Any:
     if value is None:
         return "none"
-    if isinstance(value, bool | int | float | str):
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, bool | int | str):
         return value
     if isinstance(value, list) and value and all(isinstance(row, Mapping) for row in value):
         return table(value)

@@ -12,7 +12,6 @@ from esm_sae.analysis.encoder import (
     EmbeddingRows,
     SparseEncoder,
     identity_of_encoding,
-    require_fit,
 )
 from esm_sae.analysis.entries import (
     BATCH_ROWS,
@@ -21,6 +20,7 @@ from esm_sae.analysis.entries import (
     max_per_protein,
 )
 from esm_sae.analysis.residues import sequences_of
+from esm_sae.formats.checkpoint import require_same_embeddings
 from esm_sae.formats.manifest import Product, identity_of, produce_folder
 from esm_sae.progress import progress
 
@@ -73,7 +73,7 @@ def compute_activations(
             of the proteins or has it with another length.
     """
     where = os.fspath(getattr(shards, "directory", "embeddings"))
-    require_fit(sae, shards, where)
+    require_same_embeddings(sae.config, shards.provenance, shards.width, where)
     wanted = fasta if shards.provenance.pooling == "residue" else None
     determinants = identity_of_encoding(sae, shards) | {
         "batch_rows": batch_rows,

@@ -1,4 +1,4 @@
-"""What the analysis asks of an SAE and of embedding rows, and whether the two fit together."""
+"""What the analysis asks of an SAE and of embedding rows."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -7,7 +7,6 @@ from typing import Any, Protocol
 import numpy as np
 import polars as pl
 
-from esm_sae.errors import InputError
 from esm_sae.formats.checkpoint import SAEConfig
 from esm_sae.formats.shards import Provenance
 
@@ -64,40 +63,6 @@ class EmbeddingRows(Protocol):
     def batches(self, size: int) -> Iterator[tuple[int, np.ndarray]]:
         """Yield ``(first row, (n, D) float32)`` in row order."""
         ...
-
-
-def require_fit(sae: SparseEncoder, rows: EmbeddingRows, where: str) -> None:
-    """Refuse rows of another kind than those the SAE was trained on.
-
-    What either side does not know is not compared.
-
-    Args:
-        sae: the SAE.
-        rows: the rows it shall encode.
-        where: the file or folder of the rows, named in the error.
-
-    Raises:
-        InputError: width, encoder, weights, layer or pooling differ; both values are named.
-    """
-    config, provenance = sae.config, rows.provenance
-    if rows.width != config.width:
-        raise InputError(
-            f"{where}: its rows are {rows.width} wide, the checkpoint reads rows {config.width} "
-            "wide; use the embeddings the SAE was trained on"
-        )
-    compared = {
-        "encoder": (provenance.encoder, config.encoder),
-        "encoder weights": (provenance.weights_sha256, config.weights_sha256),
-        "layer": (provenance.layer, config.layer),
-        "pooling": (provenance.pooling, config.pooling),
-    }
-    for name, (of_rows, of_sae) in compared.items():
-        if None in (of_rows, of_sae) or "unknown" in (of_rows, of_sae) or of_rows == of_sae:
-            continue
-        raise InputError(
-            f"{where}: its rows and the checkpoint's training rows differ in {name} "
-            f"({of_rows} and {of_sae}); use the embeddings the SAE was trained on"
-        )
 
 
 def identity_of_encoding(sae: SparseEncoder, rows: EmbeddingRows) -> dict[str, Any]:

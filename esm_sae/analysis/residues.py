@@ -87,7 +87,8 @@ def _add_counts(
 
 
 def _letters_at(sequences: pl.DataFrame, entries: pl.DataFrame) -> np.ndarray:
-    text = np.frombuffer("".join(sequences["sequence"]).encode(), dtype=np.uint8)
+    # Cluster JSON may hold lower case, which would count as letters of other latents.
+    text = np.frombuffer("".join(sequences["sequence"]).upper().encode(), dtype=np.uint8)
     lengths = sequences["sequence"].str.len_bytes().to_numpy().astype(np.int64)
     starts = np.cumsum(lengths) - lengths
     # Positions count from 1.

@@ -7,7 +7,7 @@ import polars as pl
 
 from esm_sae import storage
 from esm_sae.analysis.cluster_rows import ClusterRows, open_cluster_rows
-from esm_sae.analysis.encoder import SparseEncoder, identity_of_encoding, require_fit
+from esm_sae.analysis.encoder import SparseEncoder, identity_of_encoding
 from esm_sae.analysis.entries import (
     BATCH_ROWS,
     ProteinCounter,
@@ -15,6 +15,7 @@ from esm_sae.analysis.entries import (
     max_per_protein,
 )
 from esm_sae.analysis.taxonomy_heatmap import heatmap_png
+from esm_sae.formats.checkpoint import require_same_embeddings
 from esm_sae.formats.manifest import Product, produce_folder
 
 TABLE, TAXA, HEATMAP, MAPPING = (
@@ -65,7 +66,7 @@ def feature_taxonomy(
             was trained on, or a residue SAE finds no residue rows.
     """
     rows = open_cluster_rows(embedded_clusters_json, pooling=sae.config.pooling)
-    require_fit(sae, rows, str(rows.directory))
+    require_same_embeddings(sae.config, rows.provenance, rows.width, rows.directory)
     determinants = identity_of_encoding(sae, rows) | {
         "batch_rows": batch_rows,
         "algorithm": _ALGORITHM,

@@ -11,6 +11,7 @@ import numpy as np
 from esm_sae import storage
 from esm_sae.errors import InputError
 from esm_sae.formats.npy_dict import load_npy_dict
+from esm_sae.formats.shards import Provenance
 
 CONFIG_NAME = "config.json"
 
@@ -161,6 +162,41 @@ def read_config(folder: Path) -> SAEConfig | None:
     ):
         raise InputError(f"{path}: not the config of a training; remove it to use the file alone")
     return SAEConfig(**content)
+
+
+def require_same_embeddings(
+    config: SAEConfig, provenance: Provenance, width: int, where: storage.PathLike
+) -> None:
+    """Refuse rows of another kind than those an SAE was trained on.
+
+    What either side does not know is not compared.
+
+    Args:
+        config: of the SAE.
+        provenance: of the rows that it shall encode.
+        width: of these rows.
+        where: their file or folder, named in the error.
+
+    Raises:
+        InputError: width, encoder, weights, layer or pooling differ; both values are named.
+    """
+    if width != config.width:
+        raise InputError(
+            f"{where}: its rows are {width} wide, the checkpoint reads rows {config.width} wide; "
+            "use the embeddings the SAE was trained on"
+        )
+    compared = {
+        "encoder": (provenance.encoder, config.encoder),
+        "encoder weights": (provenance.weights_sha256, config.weights_sha256),
+        "layer": (provenance.layer, config.layer),
+        "pooling": (provenance.pooling, config.pooling),
+    }
+    for name, (of_rows, of_sae) in compared.items():
+        if of_rows != of_sae and not {of_rows, of_sae} & {"unknown", None}:
+            raise InputError(
+                f"{where}: its rows and the checkpoint's training rows differ in {name} "
+                f"({of_rows} and {of_sae}); use the embeddings the SAE was trained on"
+            )
 
 
 def checkpoint_name(epoch: int) -> str:

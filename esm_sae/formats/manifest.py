@@ -5,6 +5,7 @@ output and the sha256 of its files. An output is complete when its manifest is t
 fingerprint is the wanted one.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -71,6 +72,10 @@ def produce_folder(
     name is derived from the fingerprint and outlives a kill, so that ``build`` can go on from
     what it finds there. The finished folder is swapped in whole: files of an older output never
     mix with it.
+
+    Raises:
+        InputError: in the folder's place is a file, or a folder with anything but an older
+            output of this kind: it would be lost.
     """
     target = Path(folder)
     fingerprint = fingerprint_of(kind, determinants)
@@ -79,13 +84,19 @@ def produce_folder(
     with storage.locked(target):
         work = target.parent / f".{target.name}.{fingerprint[:16]}.work"
         old = read_manifest(target)
+        _require_ours(target, old, kind)
         if old is not None and old.fingerprint == fingerprint and _verified(target, old):
             _remove_leftovers(target)
             return Product(target, old, target / MANIFEST_NAME, unchanged=True)
         _remove_leftovers(target, keep=work)
         storage.make_folder(work)
         _remove_unfinished_files(work)
-        summary = build(work)
+        try:
+            summary = build(work)
+        finally:
+            # Input that cannot be used leaves nothing behind; what can be resumed stays.
+            with contextlib.suppress(OSError):
+                work.rmdir()
         files = {
             os.fspath(path.relative_to(work)): _entry(path)
             for path in sorted(work.rglob("*"))
@@ -110,7 +121,8 @@ def produce_files(
     ``build`` gets temporary paths in the order of ``paths`` and returns the summary. The old
     manifest is removed before the first file is replaced and the new one is written last, so
     that a kill in between leaves an output that is known to be incomplete, never a mixture that
-    passes for one. Files that the old manifest names and the new one does not are removed.
+    passes for one. Files that the old manifest names and the new one does not are removed, unless
+    someone has put another file in their place.
     """
     targets = [Path(path) for path in paths]
     manifest_path = Path(manifest)
@@ -202,19 +214,45 @@ def identity_of(path: storage.PathLike) -> str:
     return storage.sha256_of(location)
 
 
+def is_recorded(path: Path, manifest: Manifest) -> bool:
+    """Whether a file is there with the bytes that a manifest records of its name."""
+    entry = manifest.files[path.name]
+    return _has_size(path, entry) and storage.sha256_of(path) == entry["sha256"]
+
+
+def in_place(manifest: Manifest, manifest_path: storage.PathLike) -> bool:
+    """Whether the files that a manifest names are beside it, by their sizes: a fast look."""
+    folder = Path(manifest_path).parent
+    return all(_has_size(folder / name, entry) for name, entry in manifest.files.items())
+
+
 def _verified(folder: Path, manifest: Manifest) -> bool:
     return all(
-        (folder / name).is_file()
-        and (folder / name).stat().st_size == entry["bytes"]
-        and storage.sha256_of(folder / name) == entry["sha256"]
+        _has_size(folder / name, entry) and storage.sha256_of(folder / name) == entry["sha256"]
         for name, entry in manifest.files.items()
     )
 
 
+def _has_size(path: Path, entry: Mapping[str, Any]) -> bool:
+    return path.is_file() and path.stat().st_size == entry["bytes"]
+
+
+def _require_ours(target: Path, old: Manifest | None, kind: str) -> None:
+    """Refuse to replace a folder of someone's own files, or of another kind of output."""
+    if not target.is_dir() or (old is not None and old.kind == kind):
+        return
+    if old is not None or any(target.iterdir()):
+        raise InputError(
+            f"{target}: holds files that are no earlier {kind} and would be lost; name a new "
+            "folder, or remove this one"
+        )
+
+
 def _remove_dropped(folder: Path, old: Manifest | None, files: Mapping[str, Any]) -> None:
     for name in (old.files.keys() if old is not None else set()) - files.keys():
-        if Path(name).name == name:
-            (folder / name).unlink(missing_ok=True)
+        path = folder / name
+        if old is not None and path.name == name and is_recorded(path, old):
+            path.unlink()
 
 
 def _entry(path: Path) -> dict[str, Any]:

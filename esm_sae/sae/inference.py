@@ -10,7 +10,7 @@ import numpy as np
 
 from esm_sae import storage
 from esm_sae.errors import InputError
-from esm_sae.formats.checkpoint import Checkpoint, read_checkpoint
+from esm_sae.formats.checkpoint import Checkpoint, read_checkpoint, require_same_embeddings
 from esm_sae.formats.shards import EmbeddingShards
 from esm_sae.sae.model import (
     Weights,
@@ -115,20 +115,7 @@ class SAE:
         Raises:
             InputError: width, encoder, its weights, layer or pooling differ.
         """
-        config, provenance = self.config, shards.provenance
-        pairs = {
-            "width": (config.width, shards.width),
-            "encoder": (config.encoder, provenance.encoder),
-            "encoder weights": (config.weights_sha256, provenance.weights_sha256),
-            "layer": (config.layer, provenance.layer),
-            "pooling": (config.pooling, provenance.pooling),
-        }
-        for name, (trained, given) in pairs.items():
-            if trained != given and not {trained, given} & {"unknown", None}:
-                raise InputError(
-                    f"{self._path}: was trained on embeddings of {name} {trained}, but those in "
-                    f"{shards.directory} are of {name} {given}; embed with the training's settings"
-                )
+        require_same_embeddings(self.config, shards.provenance, shards.width, shards.directory)
 
     def _checked(self, rows: np.ndarray, width: int, what: str) -> np.ndarray:
         rows = np.asarray(rows, dtype=np.float32)

@@ -67,13 +67,6 @@ def to_dense(values: jax.Array, latents: jax.Array, latent_dim: int) -> jax.Arra
     return dense.at[rows, latents].set(values, unique_indices=True)
 
 
-def reconstruct(weights: Weights, rows: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
-    """Return pre-activations (B, L) and sparse activations (B, L) of (B, D) rows."""
-    pre = pre_activations(weights, rows)
-    values, latents = top_latents(pre, k)
-    return pre, to_dense(values, latents, pre.shape[1])
-
-
 def decode(weights: Weights, activations: jax.Array) -> jax.Array:
     """Return ``z @ dec + pb_D`` for (B, L) activations, as (B, D)."""
     return activations @ weights.decoder_rows + weights.pre_bias

@@ -10,7 +10,7 @@ import polars as pl
 from esm_sae import storage
 from esm_sae.errors import InputError
 from esm_sae.formats.shards import EmbeddingShards
-from esm_sae.split import read_similarity_clusters, splits_of
+from esm_sae.split import read_similarity_clusters, similarity_clusters_path, splits_of
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,12 @@ class SplitChoice:
 
     def record(self) -> dict[str, Any]:
         """Return the seed and the table's hash, for manifests and configs."""
-        path = self.similarity_clusters
-        if path == "bundled":
-            from esm_sae.data import bundled_clusters
-
-            path = bundled_clusters()
+        clusters = self.similarity_clusters
         return {
             "seed": self.seed,
-            "similarity_clusters": None if path is None else storage.sha256_of(path),
+            "similarity_clusters": None
+            if clusters is None
+            else storage.sha256_of(similarity_clusters_path(clusters)),
         }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from esm_sae import storage
 from esm_sae.errors import InputError
 from esm_sae.formats.fasta import read_raw
-from esm_sae.formats.manifest import Product, produce_files, read_manifest
+from esm_sae.formats.manifest import Product, is_recorded, produce_files, read_manifest
 
 BUNDLED = "bundled"
 
@@ -79,8 +79,7 @@ def _require_ours(target: Path, sha256: str) -> None:
     """Refuse to replace a file that someone put there, such as a downloaded UniRef50."""
     if not target.is_file():
         return
-    manifest = read_manifest(target.parent / _MANIFEST_NAME)
-    if manifest is not None and target.name in manifest.files:
+    if _is_our_copy(target):
         return
     if storage.sha256_of(target) != sha256:
         raise InputError(
@@ -89,8 +88,16 @@ def _require_ours(target: Path, sha256: str) -> None:
         )
 
 
+def _is_our_copy(path: Path) -> bool:
+    manifest = read_manifest(path.parent / _MANIFEST_NAME)
+    return manifest is not None and path.name in manifest.files and is_recorded(path, manifest)
+
+
 def _record_external(location: str, folder: Path) -> Product:
     _require_fasta(location)
+    copy = folder / _COPY_NAME
+    if not storage.is_url(location) and copy.is_file() and copy.samefile(location):
+        _require_not_our_copy(copy)
     record = {
         "path": location,
         "bytes": _size_of(location),
@@ -108,6 +115,12 @@ def _record_external(location: str, folder: Path) -> Product:
         determinants={"source": location, "sha256": record["sha256"]},
         build=build,
     )
+
+
+def _require_not_our_copy(copy: Path) -> None:
+    """Refuse the copy as an external source: it is removed once it is no longer wanted."""
+    if _is_our_copy(copy):
+        raise InputError(f"{copy}: is the copy of the bundled proteins; set the source '{BUNDLED}'")
 
 
 def _absolute(source: storage.PathLike) -> str:

@@ -19,7 +19,11 @@ def cluster_assets(settings: Settings) -> list[dg.AssetsDefinition]:
     chosen, samples = settings.clusters, settings.samples
     sample = settings.embedding.sample
     density = chosen.model_dump(exclude={"taxon_min_size", "per_taxon"})
-    what_a_row_is = settings.embedding.model_dump(exclude={"sample", "sequences_per_shard"})
+    lengths = (samples.min_length, samples.small_max_length)
+    # All residues of these proteins are kept, as float32.
+    what_a_row_is = settings.embedding.model_dump(
+        exclude={"sample", "sequences_per_shard", "residues_per_protein", "dtype"}
+    )
 
     class SampledConfig(dg.Config):
         min_size: int = chosen.taxon_min_size
@@ -59,7 +63,9 @@ def cluster_assets(settings: Settings) -> list[dg.AssetsDefinition]:
         owners=OWNERS,
         kinds={"json"},
         deps=[taxonomy_clusters, LARGE_SAMPLE],
-        code_version=code_version(1, chosen.taxon_min_size, chosen.per_taxon, settings.seed),
+        code_version=code_version(
+            1, chosen.taxon_min_size, chosen.per_taxon, lengths, settings.seed
+        ),
     )
     def sampled_sequences(config: SampledConfig, data: DataRoot) -> dg.MaterializeResult:
         """As many proteins of each large taxon, within the training sample's lengths."""
@@ -83,7 +89,7 @@ def cluster_assets(settings: Settings) -> list[dg.AssetsDefinition]:
         deps=[sampled_sequences],
         pool=GPU_POOL,
         op_tags=GPU_OP_TAGS,
-        code_version=code_version(1, what_a_row_is, settings.seed),
+        code_version=code_version(1, what_a_row_is),
     )
     def embedded_clusters(data: DataRoot, encoder: EncoderResource) -> dg.MaterializeResult:
         """The taxa's sampled proteins with their mean embeddings.

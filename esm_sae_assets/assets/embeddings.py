@@ -90,7 +90,8 @@ def embedding_options(settings: Settings, seed: int) -> "embedding.EmbeddingOpti
     chosen = settings.embedding
     return embedding.EmbeddingOptions(
         rows=chosen.rows,
-        residues_per_protein=chosen.residues_per_protein,
+        # A profile's value stays when rows are set to means: the environment cannot unset it.
+        residues_per_protein=chosen.residues_per_protein if chosen.rows == "residue" else None,
         layer=chosen.layer,
         dtype=chosen.dtype,
         batch_tokens=chosen.batch_tokens,

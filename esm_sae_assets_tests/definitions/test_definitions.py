@@ -160,11 +160,15 @@ def test_a_changed_setting_changes_the_code_version_of_what_reads_it():
         "sae": ({"learning_rate": 1e-2}, {"sae_checkpoint"}),
         "embedding": ({"layer": 1}, {"embedding_shards", "embedded_clusters"}),
         "clusters": ({"min_cluster_size": 7}, {"embedding_clusters"}),
-        "samples": ({"large_size": 5_000}, {"uniref50_10M_sample"}),
+        "samples": ({"small_max_length": 200}, {"uniref50_1M_sample", "sampled_sequences"}),
     }
     for section, (change, expected) in changes.items():
         changed = _code_versions(**{section: change})
         assert {name for name in base if base[name] != changed[name]} == expected
+    changed = _code_versions(embedding={"residues_per_protein": 7})
+    assert {name for name in base if base[name] != changed[name]} == {"embedding_shards"}
+    changed = _code_versions(samples={"large_size": 5_000})
+    assert {name for name in base if base[name] != changed[name]} == {"uniref50_10M_sample"}
     changed = _code_versions(clusters={"taxon_min_size": 3})
     assert {name for name in base if base[name] != changed[name]} == {"sampled_sequences"}
 

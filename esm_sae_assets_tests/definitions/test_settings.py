@@ -1,6 +1,7 @@
 import pytest
 
 from esm_sae.errors import InputError
+from esm_sae_assets.assets.embeddings import embedding_options
 from esm_sae_assets.settings import code_version, load_settings
 
 
@@ -27,6 +28,11 @@ def test_environment_overlays_the_profile_and_overrides_overlay_both():
     assert settings.sae.ks == (8, 16)
     assert settings.seed == 6
     assert settings.sae.latent_dim == load_settings({}).sae.latent_dim
+
+
+def test_the_demo_can_be_set_to_protein_rows():
+    settings = load_settings({"ESM_SAE_EMBEDDING_ROWS": "mean"})
+    assert embedding_options(settings, seed=0).rows == "mean"
 
 
 @pytest.mark.parametrize(

@@ -41,23 +41,11 @@ MATERIALISED = """
 
 
 @pytest.fixture
-def project(tmp_path, small_source):
+def project(tmp_path, small_environment):
     """A project folder with an instance of its own and the graph made small."""
     prepare_instance(tmp_path)
-    environment = {
-        "ESM_SAE_SOURCE": str(small_source),
-        "ESM_SAE_DATA_ROOT": str(tmp_path / "data"),
-        "ESM_SAE_SAMPLES_SMALL_SIZE": "100",
-        "ESM_SAE_EMBEDDING_SEQUENCES_PER_SHARD": "50",
-        "ESM_SAE_EMBEDDING_RESIDUES_PER_PROTEIN": "4",
-        "ESM_SAE_SAE_LATENT_DIM": "32",
-        "ESM_SAE_SAE_KS": "2,4",
-        "ESM_SAE_SAE_NUM_EPOCHS": "1",
-        "ESM_SAE_CLUSTERS_TAXON_MIN_SIZE": "1",
-        "ESM_SAE_CLUSTERS_PER_TAXON": "1",
-        "ESM_SAE_CLUSTERS_MIN_CLUSTER_SIZE": "3",
-    }
-    lines = (f"{name}={value}" for name, value in environment.items())
+    settings = small_environment | {"ESM_SAE_DATA_ROOT": str(tmp_path / "data")}
+    lines = (f"{name}={value}" for name, value in settings.items())
     with (tmp_path / ".env").open("a") as file:
         file.write("\n".join(lines) + "\n")
     return tmp_path

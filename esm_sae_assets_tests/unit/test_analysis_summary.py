@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 
 from esm_sae.analysis import scan_activations, summarise_latents
+from esm_sae.analysis.residues import residue_table
 
 Run = Callable[..., dict[str, Path]]
 
@@ -83,3 +84,13 @@ def test_repeated_run_is_unchanged(fake_sae: Any, analysis_run: Run) -> None:
     run = analysis_run(fake_sae())
     again = summarise_latents(run["activations"], run["taxonomy"], run["summary"])
     assert again.unchanged
+
+
+def test_lower_case_residues_count_as_their_letters(tmp_path: Path) -> None:
+    part = tmp_path / "00000.parquet"
+    pl.DataFrame(
+        {"row": [0, 1], "protein": [0, 0], "position": [1, 2], "latent": [0, 1]}
+    ).write_parquet(part)
+    sequences = pl.DataFrame({"protein": [0], "sequence": ["mK"]})
+    table = residue_table([part], sequences, 3)
+    assert table.select("latent", "top_residue").rows() == [(0, "M"), (1, "K")]

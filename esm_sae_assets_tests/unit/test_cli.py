@@ -65,6 +65,13 @@ def test_output_is_required_unless_there_is_a_default(capsys):
     assert capsys.readouterr().out == "None\n"
 
 
+def test_a_url_for_output_is_refused(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.run(parser(), lambda options: "", ["--output", "s3://bucket/x"])
+    assert caught.value.code == 2
+    assert "s3://bucket/x: is a URL" in capsys.readouterr().err
+
+
 def test_shared_options():
     options = parser(seed=True).parse_args(["--output", "x/y", "--seed", "3", "--quiet"])
     assert (options.output, options.seed, options.quiet) == (Path("x/y"), 3, True)

@@ -8,6 +8,7 @@ from esm_sae.errors import InputError
 from esm_sae.formats.manifest import (
     fingerprint_of,
     identity_of,
+    in_place,
     manifest_beside,
     produce_files,
     produce_folder,
@@ -336,3 +337,55 @@ def test_the_manifest_is_readable_json_with_sizes_and_hashes(tmp_path):
     content = json.loads((tmp_path / "x.txt.manifest.json").read_text())
     assert content["determinants"] == {"seed": 1}
     assert content["files"]["x.txt"]["bytes"] == len("content")
+
+
+def test_a_folder_of_other_files_is_not_replaced(tmp_path):
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match="would be lost"):
+        make_folder(tmp_path, Builder(), seed=1)
+    assert names_in(tmp_path) == ["made"]
+    assert (tmp_path / "made" / "thesis.txt").read_text() == "mine"
+
+
+def test_an_output_of_another_kind_is_not_replaced(tmp_path):
+    make_folder(tmp_path, Builder("old"), seed=1)
+    with pytest.raises(InputError, match="no earlier other"):
+        produce_folder(
+            tmp_path / "made", kind="other", determinants={"seed": 1}, build=Builder().folder
+        )
+    assert (tmp_path / "made" / "a.txt").read_text() == "old"
+
+
+def test_an_empty_folder_is_filled(tmp_path):
+    (tmp_path / "made").mkdir()
+    assert not make_folder(tmp_path, Builder(), seed=1).unchanged
+
+
+def test_a_build_that_fails_at_once_leaves_no_work_folder(tmp_path):
+    def build(work):
+        raise InputError("no use")
+
+    with pytest.raises(InputError, match="no use"):
+        produce_folder(tmp_path / "made", kind="test", determinants={}, build=build)
+    assert names_in(tmp_path) == []
+
+
+def test_a_dropped_name_that_holds_another_file_now_is_left_alone(tmp_path):
+    first = make_files(tmp_path, Builder(), ("x.txt", "y.txt"), seed=1)
+    (tmp_path / "y.txt").write_text("someone's own")
+    produce_files(
+        [tmp_path / "x.txt"],
+        manifest=first.manifest_path,
+        kind="test",
+        determinants={"seed": 2},
+        build=Builder().files,
+    )
+    assert (tmp_path / "y.txt").read_text() == "someone's own"
+
+
+def test_files_in_place_are_told_by_their_sizes(tmp_path):
+    made = make_folder(tmp_path, Builder(), seed=1)
+    assert in_place(made.manifest, made.manifest_path)
+    (made.path / "a.txt").unlink()
+    assert not in_place(made.manifest, made.manifest_path)

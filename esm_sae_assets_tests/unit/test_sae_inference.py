@@ -120,9 +120,9 @@ def test_what_a_bare_checkpoint_does_not_tell_is_warned_of(tmp_path, weights):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"width": 8}, "of width 6, but those in .* are of width 8"),
-        ({"encoder": "esmc_300m"}, "of encoder esmc_test, but those in .* esmc_300m"),
-        ({"pooling": "residue"}, "of pooling mean, but those in .* are of pooling residue"),
+        ({"width": 8}, "rows are 8 wide, the checkpoint reads rows 6 wide"),
+        ({"encoder": "esmc_300m"}, r"differ in encoder \(esmc_300m and esmc_test\)"),
+        ({"pooling": "residue"}, r"differ in pooling \(residue and mean\)"),
     ],
     ids=str,
 )

@@ -84,6 +84,24 @@ def test_a_file_that_someone_put_there_is_not_replaced(tmp_path, write_fasta, ra
     assert own.read_bytes() == content
 
 
+def test_a_download_in_place_of_the_copy_is_kept(tmp_path, write_fasta, random_proteins):
+    folder = tmp_path / "data"
+    provide_source("bundled", folder)
+    own = write_fasta(random_proteins(3), "data/uniref50.fasta.gz")
+    content = own.read_bytes()
+    with pytest.raises(InputError, match="was not made here"):
+        provide_source("bundled", folder)
+    assert source_location(provide_source(own, folder)) == str(own)
+    assert own.read_bytes() == content
+
+
+def test_the_copy_itself_is_no_external_source(tmp_path):
+    copy = provide_source("bundled", tmp_path / "data").path
+    with pytest.raises(InputError, match="set the source 'bundled'"):
+        provide_source(copy, tmp_path / "data")
+    assert copy.is_file()
+
+
 def test_a_copy_whose_manifest_was_lost_is_made_known_again(tmp_path):
     product = provide_source("bundled", tmp_path / "data")
     (tmp_path / "data" / "uniref50.manifest.json").unlink()
