@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from esm_sae import cli
@@ -13,6 +14,8 @@ from esm_sae.analysis import (
     open_cluster_rows,
     summarise_latents,
 )
+from esm_sae.errors import InputError
+from esm_sae.formats.checkpoint import SAEConfig
 from esm_sae.formats.manifest import Product
 from esm_sae.report import write_report
 
@@ -52,6 +55,11 @@ def _parser() -> argparse.ArgumentParser:
         default=None,
         help="rows are z-scored, for a checkpoint that does not record it",
     )
+    parser.add_argument(
+        "--pooling",
+        choices=["mean", "residue"],
+        help="what a row is, for a checkpoint that does not record it (then default: mean)",
+    )
     return parser
 
 
@@ -59,10 +67,18 @@ def _analyze(options: argparse.Namespace) -> str:
     from esm_sae.sae import load_checkpoint
 
     sae = load_checkpoint(options.checkpoint, k=options.topk, normalize=options.normalize)
-    config = sae.config
+    config = sae.config = _with_pooling(sae.config, options.pooling, options.checkpoint)
     output = options.output or Path(f"data/analysis/L{config.latent_dim}_k{config.k}")
     products = _write_all(sae, options.clusters, output)
     return _describe(products, output)
+
+
+def _with_pooling(config: SAEConfig, pooling: str | None, checkpoint: Path) -> SAEConfig:
+    if pooling is None or config.pooling == pooling:
+        return config
+    if config.pooling != "unknown":
+        raise InputError(f"{checkpoint}: was trained on {config.pooling} rows, not {pooling} rows")
+    return replace(config, pooling=pooling)
 
 
 def _write_all(sae: SparseEncoder, clusters: Path, output: Path) -> dict[str, Product]:

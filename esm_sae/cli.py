@@ -61,6 +61,9 @@ def run(
     The status is 0, or 2 with one ``error: ...`` line for input that cannot be used.
     """
     options = parser.parse_args(argv)
+    for name, value in vars(options).items():
+        if value == "":
+            parser.error(f"argument --{name}: expected a value, it is empty")
     warnings.showwarning = _show_warning
     set_quiet(options.quiet)
     logging.basicConfig(
@@ -72,6 +75,7 @@ def run(
     logging.getLogger().setLevel(logging.WARNING)
     logging.getLogger("esm_sae").setLevel(logging.WARNING if options.quiet else logging.INFO)
     try:
+        _spare_inputs(options)
         print(work(options))
     except InputError as error:
         print(f"error: {_one_line(str(error))}", file=sys.stderr)
@@ -79,13 +83,29 @@ def run(
     except OSError as error:
         print(f"error: {_one_line(_describe(error))}", file=sys.stderr)
         return 2
+    except MemoryError as error:
+        print(f"error: not enough memory ({_one_line(str(error))})", file=sys.stderr)
+        return 2
     return 0
 
 
 def _local_path(text: str) -> Path:
     if storage.is_url(text):
         raise argparse.ArgumentTypeError(f"{text}: is a URL; results are written to local paths")
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, it is empty")
     return Path(text)
+
+
+def _spare_inputs(options: argparse.Namespace) -> None:
+    """Refuse an output that would take the place of an input file."""
+    output = options.output
+    if output is None or not output.is_file():
+        return
+    for name, value in vars(options).items():
+        is_file = isinstance(value, str | Path) and Path(value).is_file()
+        if name != "output" and is_file and output.samefile(value):
+            raise InputError(f"{output}: is the input of --{name}; name another file to write")
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: object) -> None:

@@ -45,6 +45,7 @@ def build_defs(settings: Settings | None = None, **overrides: Any) -> dg.Definit
             "encoder": EncoderResource(
                 name=settings.embedding.encoder,
                 weights=settings.embedding.weights,
+                device=settings.embedding.device,
                 precision=settings.embedding.precision,
             ),
         },

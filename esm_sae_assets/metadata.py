@@ -43,17 +43,34 @@ def materializing() -> Iterator[Clock]:
 
 
 def result(
-    product: Product, clock: Clock, *, rows: int | None = None, **looked_at: Any
+    product: Product,
+    clock: Clock,
+    *,
+    rows: int | None = None,
+    table: Path | None = None,
+    **looked_at: Any,
 ) -> dg.MaterializeResult:
     """Describe an output to Dagster: its data version and what there is to see of it.
 
     What people look at comes first: plots, then figures, then the bookkeeping.
+
+    Args:
+        product: the output.
+        clock: started with the step.
+        rows: number of rows, of what the asset's description calls a row.
+        table: a parquet table that shows its columns, and its rows where ``rows`` is not given.
+        looked_at: plots and figures of the asset's own.
     """
     summary = {name: _value(value) for name, value in product.manifest.summary.items()}
-    counted = {} if rows is None else {"dagster/row_count": rows}
+    shape: Metadata = {}
+    if table is not None:
+        shape["dagster/column_schema"] = _column_schema(table)
+        rows = _row_count(table) if rows is None else rows
+    if rows is not None:
+        shape["dagster/row_count"] = rows
     return dg.MaterializeResult(
         data_version=dg.DataVersion(product.manifest.data_version),
-        metadata=looked_at | summary | counted | _bookkeeping(product, clock),
+        metadata=looked_at | summary | shape | _bookkeeping(product, clock),
     )
 
 
@@ -83,7 +100,7 @@ def plot(source: Path | bytes, title: str = "") -> dg.MarkdownMetadataValue:
     return dg.MetadataValue.md(f"![{title}](data:image/png;base64,{encoded})")
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> dg.MarkdownMetadataValue:
+def _table(rows: Sequence[Mapping[str, Any]]) -> dg.MarkdownMetadataValue:
     """Show a few rows as a table."""
     if not rows:
         return dg.MetadataValue.md("(none)")
@@ -93,7 +110,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> dg.MarkdownMetadataValue:
     return dg.MetadataValue.md("\n".join(lines))
 
 
-def column_schema(parquet: Path) -> dg.TableSchema:
+def _column_schema(parquet: Path) -> dg.TableSchema:
     """Return the columns of a parquet table."""
     import polars as pl
 
@@ -105,7 +122,7 @@ def column_schema(parquet: Path) -> dg.TableSchema:
     )
 
 
-def row_count(parquet: Path) -> int:
+def _row_count(parquet: Path) -> int:
     """Return the number of rows of a parquet table, from its footer."""
     import polars as pl
 
@@ -120,7 +137,7 @@ def _value(value: Any) -> Any:
     if isinstance(value, bool | int | str):
         return value
     if isinstance(value, list) and value and all(isinstance(row, Mapping) for row in value):
-        return table(value)
+        return _table(value)
     return dg.MetadataValue.json(value)
 
 

@@ -57,6 +57,8 @@ class EmbeddingSettings(_Section):
     """Most sequences in a shard."""
     dtype: Literal["float32", "float16"] = "float32"
     """Number format of the shards."""
+    device: str = ""
+    """Device of the encoder, such as cpu or cuda; empty: a GPU where there is one."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the forward pass; auto is bfloat16 on a GPU, else float32."""
     batch_tokens: int = Field(default=4096, ge=1)

@@ -89,7 +89,12 @@ def read_pt(path: Path) -> np.ndarray:
             f"{path}: holds {_describe(content)}, expected a tensor or a dictionary of "
             "embeddings, start_idx and end_idx"
         )
-    if content.ndim != 2 or 0 in content.shape or content.layout != torch.strided:
+    if (
+        content.ndim != 2
+        or 0 in content.shape
+        or content.layout != torch.strided
+        or content.is_meta
+    ):
         raise InputError(f"{path}: holds a tensor of shape {tuple(content.shape)}, expected (N, D)")
     if content.dtype not in (torch.float32, torch.float16, torch.bfloat16):
         raise InputError(f"{path}: holds {content.dtype}, expected float32, float16 or bfloat16")

@@ -72,7 +72,7 @@ def embed_shard(
         InputError: the FASTA cannot be used, has fewer sequences than shards, or an embedding
             is not finite (the sequences are named). No file of the shard is left behind.
     """
-    source = _Source(fasta, identity_of(fasta), index_of(fasta))
+    source = _open_source(fasta)
     return _embed_shard(source, Path(directory), shard, count, encoder, options)
 
 
@@ -89,7 +89,7 @@ def embed_fasta(
     Raises:
         InputError: as ``embed_shard``; or the folder holds shards of another count.
     """
-    source = _Source(fasta, identity_of(fasta), index_of(fasta))
+    source = _open_source(fasta)
     if sequences_per_shard < 1:
         raise InputError(f"sequences_per_shard {sequences_per_shard}: expected 1 or more")
     count = -(-len(source.proteins) // sequences_per_shard)
@@ -97,6 +97,12 @@ def embed_fasta(
     for shard in range(count):
         _embed_shard(source, Path(directory), shard, count, encoder, options)
     return publish_manifest(directory, count=count)
+
+
+def _open_source(fasta: storage.PathLike) -> _Source:
+    # The index first: it refuses a folder, whose manifest identity_of would ask for.
+    proteins = index_of(fasta)
+    return _Source(fasta, identity_of(fasta), proteins)
 
 
 def _embed_shard(

@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +127,9 @@ def produce_files(
     targets = [Path(path) for path in paths]
     manifest_path = Path(manifest)
     fingerprint = fingerprint_of(kind, determinants)
+    for path in [*targets, manifest_path]:
+        if path.is_dir():
+            raise InputError(f"{path}: is a directory, expected a file to write")
     with storage.locked(targets[0]):
         for path in [*targets, manifest_path]:
             _remove_leftovers(path)
@@ -175,12 +178,9 @@ def read_manifest(path: storage.PathLike) -> Manifest | None:
     if not location.is_file():
         return None
     content = storage.read_json(location)
-    try:
-        return Manifest(**content)
-    except TypeError:
-        raise InputError(
-            f"{location}: not a manifest; remove it and make the output again"
-        ) from None
+    if not _is_manifest(content):
+        raise InputError(f"{location}: not a manifest; remove it and make the output again")
+    return Manifest(**content)
 
 
 def manifest_beside(path: storage.PathLike) -> Path:
@@ -224,6 +224,19 @@ def in_place(manifest: Manifest, manifest_path: storage.PathLike) -> bool:
     """Whether the files that a manifest names are beside it, by their sizes: a fast look."""
     folder = Path(manifest_path).parent
     return all(_has_size(folder / name, entry) for name, entry in manifest.files.items())
+
+
+def _is_manifest(content: Any) -> bool:
+    return (
+        isinstance(content, dict)
+        and content.keys() == {field.name for field in fields(Manifest)}
+        and all(isinstance(content[name], str) for name in ("kind", "fingerprint"))
+        and all(isinstance(content[name], dict) for name in ("determinants", "files", "summary"))
+        and all(
+            isinstance(entry, dict) and entry.keys() >= {"sha256", "bytes"}
+            for entry in content["files"].values()
+        )
+    )
 
 
 def _verified(folder: Path, manifest: Manifest) -> bool:

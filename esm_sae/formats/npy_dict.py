@@ -46,7 +46,8 @@ def load_npy_dict(path: storage.PathLike) -> dict[str, Any]:
                 else npy_format.read_array_header_2_0
             )
             shape, _, dtype = read_header(file)
-        except ValueError as error:
+        # A damaged header makes NumPy raise whatever it leads its parser to.
+        except Exception as error:
             raise InputError(f"{name}: not a .npy file ({error})") from None
         if not dtype.hasobject or shape != ():
             raise InputError(f"{name}: holds a plain array, expected a dictionary of arrays")

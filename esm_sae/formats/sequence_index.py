@@ -79,7 +79,7 @@ def index_path(fasta: storage.PathLike) -> Path:
 
 
 def _trusted_table(fasta: storage.PathLike) -> Path | None:
-    if storage.is_url(fasta):
+    if storage.is_url(fasta) or not Path(fasta).is_file():
         return None
     path, table = Path(fasta), index_path(fasta)
     manifest = read_manifest(manifest_beside(path))

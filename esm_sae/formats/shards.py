@@ -75,6 +75,7 @@ class EmbeddingShards:
         arrays: the memory-mapped matrices, float32 or float16, each (n, D).
         provenance: what the rows are.
         fingerprint: hash of all shards' contents.
+        has_index: whether each matrix has its row table beside it.
     """
 
     directory: Path
@@ -199,11 +200,14 @@ def open_shards(directory: storage.PathLike) -> EmbeddingShards:
 def publish_manifest(directory: storage.PathLike, *, count: int | None = None) -> Product:
     """Check that a folder's shards are complete and publish their common manifest.
 
-    Its data version is the hash of the shards' hashes.
+    Its data version is the hash of the shards' hashes. With ``count``, once those shards are all
+    there, the shards of another split of the folder are removed: they are what these replace.
 
     Raises:
         InputError: as ``open_shards``, or there are not ``count`` shards.
     """
+    if count is not None:
+        _remove_other_splits(Path(directory), count)
     shards = open_shards(directory)
     if count is not None and len(shards.paths) != count:
         raise InputError(
@@ -236,8 +240,28 @@ def publish_manifest(directory: storage.PathLike, *, count: int | None = None) -
 
 
 def provenance_of(determinants: Mapping[str, Any]) -> Provenance:
-    """Read the provenance out of a shard manifest's determinants."""
-    return Provenance(**determinants["provenance"])
+    """Read the provenance out of a shard manifest's determinants.
+
+    Raises:
+        InputError: they hold none, or one of another shape.
+    """
+    try:
+        return Provenance(**determinants["provenance"])
+    except (KeyError, TypeError):
+        raise InputError("a manifest does not say what the rows are; embed again") from None
+
+
+def _remove_other_splits(folder: Path, count: int) -> None:
+    shards = [path for path in storage.list_files(folder, "*.npy") if _is_shard(path)]
+    wanted = {shard_name(index, count) for index in range(count)}
+    if not wanted <= {path.stem for path in shards if read_manifest(path.with_suffix(".json"))}:
+        return
+    for path in shards:
+        manifest = read_manifest(path.with_suffix(".json"))
+        if path.stem not in wanted and manifest is not None:
+            path.with_suffix(".json").unlink()
+            for name in manifest.files:
+                (folder / name).unlink(missing_ok=True)
 
 
 def _totals(summaries: list[dict[str, Any]]) -> dict[str, int]:
@@ -302,14 +326,26 @@ def _require_complete(folder: Path, paths: list[Path]) -> None:
 def _require_same_origin(
     folder: Path, path: Path, manifest: Manifest, other_path: Path, other: Manifest
 ) -> None:
-    for field in sorted(set(manifest.determinants) | set(other.determinants)):
-        one, two = manifest.determinants.get(field), other.determinants.get(field)
+    ours, theirs = _flat(manifest.determinants), _flat(other.determinants)
+    for field in sorted(set(ours) | set(theirs)):
+        one, two = ours.get(field), theirs.get(field)
         if field == "shard" or one == two:
             continue
         raise InputError(
             f"{folder}: {path.name} and {other_path.name} differ in {field} ({one} and {two}); "
             "embed the folder again with one setting"
         )
+
+
+def _flat(determinants: Mapping[str, Any]) -> dict[str, Any]:
+    """Name the fields of inner mappings ``outer.inner``, so that an error can quote one."""
+    flat: dict[str, Any] = {}
+    for name, value in determinants.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{name}.{inner}": entry for inner, entry in value.items()}
+        else:
+            flat[name] = value
+    return flat
 
 
 def _require_one_width(paths: list[Path], arrays: list[np.ndarray]) -> None:
@@ -327,9 +363,10 @@ def _manifest_of(path: Path) -> Manifest:
         raise InputError(
             f"{path}: incomplete, its manifest or row table is missing; embed this shard again"
         )
-    entry = manifest.files.get(path.name)
-    if entry is None or path.stat().st_size != entry["bytes"]:
-        raise InputError(f"{path}: not the file its manifest records; embed this shard again")
+    for file in (path, path.with_suffix(".parquet")):
+        entry = manifest.files.get(file.name)
+        if entry is None or file.stat().st_size != entry["bytes"]:
+            raise InputError(f"{file}: not the file its manifest records; embed this shard again")
     return manifest
 
 
@@ -338,7 +375,8 @@ def _map_matrix(path: Path) -> np.ndarray:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise InputError(f"{path}: missing; embed this shard again") from None
-    except (ValueError, EOFError) as error:
+    # A damaged header makes NumPy raise whatever it leads its parser to.
+    except Exception as error:
         raise InputError(
             f"{path}: not a plain .npy matrix ({error}); convert .pt files with "
             "python -m esm_sae.pt_to_npy"

@@ -7,6 +7,8 @@ from esm_sae.errors import InputError
 
 _LEAST_BATCH, _MOST_BATCH = 32, 4096
 _STEPS_PER_EPOCH = 400
+# What an array of the trainer can be indexed by.
+_MOST = 2**31 - 1
 _LEAST_STEPS, _LEAST_EPOCHS, _MOST_EPOCHS = 3_000, 3, 100
 
 
@@ -70,6 +72,10 @@ class TrainOptions:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise InputError(f"{name} is {value}; it must be {least} or more")
+        for name in ("latent_dim", "batch_size", "num_epochs"):
+            value = getattr(self, name)
+            if value is not None and value > _MOST:
+                raise InputError(f"{name} is {value}; it must be {_MOST} or less")
         if self.k > self.latent_dim:
             raise InputError(
                 f"k is {self.k} with {self.latent_dim} latents; lower k or raise latent_dim"

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from esm_sae import __version__, storage
+from esm_sae import storage
 from esm_sae.formats.checkpoint import (
     Checkpoint,
     SAEConfig,
@@ -290,5 +290,6 @@ def _summary(training: _Training, state: State, log: TrainingLog) -> dict[str, A
 
 
 def _versions() -> dict[str, str]:
-    libraries = {name: importlib.metadata.version(name) for name in ("jax", "optax", "numpy")}
-    return {"esm_sae": __version__, **libraries}
+    # Not our own: a release that trains the same must not make every checkpoint stale, and one
+    # that trains otherwise changes the algorithm's version.
+    return {name: importlib.metadata.version(name) for name in ("jax", "optax", "numpy")}

@@ -44,7 +44,7 @@ def analysis_assets(settings: Settings) -> list[dg.AssetsDefinition]:
                 data.analysis(k, "activations"),
                 fasta=data.sample(settings.embedding.sample),
             )
-            return metadata.result(product, clock)
+            return metadata.result(product, clock, rows=product.manifest.summary["activations"])
 
     @dg.asset(
         group_name=GROUP,
@@ -66,8 +66,12 @@ def analysis_assets(settings: Settings) -> list[dg.AssetsDefinition]:
                 data.embedded_clusters,
                 data.analysis(k, "taxonomy"),
             )
-            heatmap = product.path / "heatmap.png"
-            return metadata.result(product, clock, heatmap=metadata.plot(heatmap, "taxa"))
+            return metadata.result(
+                product,
+                clock,
+                table=product.path / "feature_taxonomy.parquet",
+                heatmap=metadata.plot(product.path / "heatmap.png", "taxa"),
+            )
 
     @dg.asset(
         group_name=GROUP,
@@ -89,11 +93,6 @@ def analysis_assets(settings: Settings) -> list[dg.AssetsDefinition]:
                 data.analysis(k, "taxonomy"),
                 data.analysis(k, "feature_summary.parquet"),
             )
-            return metadata.result(
-                product,
-                clock,
-                rows=metadata.row_count(product.path),
-                **{"dagster/column_schema": metadata.column_schema(product.path)},
-            )
+            return metadata.result(product, clock, table=product.path)
 
     return [feature_activations, feature_taxonomy, feature_summary]

@@ -22,7 +22,7 @@ def cluster_assets(settings: Settings) -> list[dg.AssetsDefinition]:
     lengths = (samples.min_length, samples.small_max_length)
     # All residues of these proteins are kept, as float32.
     what_a_row_is = settings.embedding.model_dump(
-        exclude={"sample", "sequences_per_shard", "residues_per_protein", "dtype"}
+        exclude={"sample", "sequences_per_shard", "residues_per_protein", "dtype", "device"}
     )
 
     class SampledConfig(dg.Config):
@@ -56,7 +56,7 @@ def cluster_assets(settings: Settings) -> list[dg.AssetsDefinition]:
                 data.taxonomy_clusters,
                 statistics_path=data.path("cluster_statistics.json"),
             )
-            return _table_result(product, clock)
+            return metadata.result(product, clock, table=product.path)
 
     @dg.asset(
         group_name=GROUP,
@@ -80,7 +80,9 @@ def cluster_assets(settings: Settings) -> list[dg.AssetsDefinition]:
                 max_length=samples.small_max_length,
                 seed=config.seed,
             )
-            return metadata.result(product, clock, seed=config.seed)
+            return metadata.result(
+                product, clock, rows=product.manifest.summary["sequences"], seed=config.seed
+            )
 
     @dg.asset(
         group_name=GROUP,
@@ -103,7 +105,7 @@ def cluster_assets(settings: Settings) -> list[dg.AssetsDefinition]:
                 encoder=encoder.load(),
                 options=embedding_options(settings, settings.seed),
             )
-            return metadata.result(product, clock)
+            return metadata.result(product, clock, rows=product.manifest.summary["proteins"])
 
     @dg.asset(
         group_name=GROUP,
@@ -132,7 +134,9 @@ def cluster_assets(settings: Settings) -> list[dg.AssetsDefinition]:
             embedding_map = metadata.plot(
                 clusters.embedding_map(shards, product.path, seed=config.seed), "clusters"
             )
-            return _table_result(product, clock, seed=config.seed, map=embedding_map)
+            return metadata.result(
+                product, clock, table=product.path, map=embedding_map, seed=config.seed
+            )
 
     @dg.asset(
         group_name=GROUP,
@@ -158,11 +162,3 @@ def cluster_assets(settings: Settings) -> list[dg.AssetsDefinition]:
         embedding_clusters,
         embedding_clusters_json,
     ]
-
-
-def _table_result(
-    product: metadata.Product, clock: metadata.Clock, **extra: object
-) -> dg.MaterializeResult:
-    rows = metadata.row_count(product.path)
-    schema = {"dagster/column_schema": metadata.column_schema(product.path)}
-    return metadata.result(product, clock, rows=rows, **schema, **extra)

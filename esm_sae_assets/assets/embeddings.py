@@ -30,7 +30,9 @@ def embedding_assets(settings: Settings) -> list[dg.AssetsDefinition]:
         deps=[chosen.sample],
         pool=GPU_POOL,
         op_tags=GPU_OP_TAGS,
-        code_version=code_version(1, chosen, settings.shard_count, settings.seed),
+        code_version=code_version(
+            1, chosen.model_dump(exclude={"device"}), settings.shard_count, settings.seed
+        ),
     )
     def embedding_shards(
         context: dg.AssetExecutionContext,

@@ -85,8 +85,9 @@ def sae_assets(settings: Settings) -> list[dg.AssetsDefinition]:
         code_version=code_version(1, held_out),
     )
     def sae_metrics(context: dg.AssetExecutionContext, data: DataRoot) -> dg.MaterializeResult:
-        """How well an autoencoder reconstructs rows of proteins it never saw, and which latents
-        fire on them; PCA with k components beside it.
+        """How well an autoencoder reconstructs rows it never saw; a row of the table is a latent.
+
+        PCA with k components stands beside it.
         """
         with metadata.materializing() as clock:
             k = int(context.partition_key)
@@ -97,7 +98,9 @@ def sae_assets(settings: Settings) -> list[dg.AssetsDefinition]:
                 similarity_clusters=settings.similarity_clusters or None,
                 split_seed=settings.split_seed,
             )
-            return metadata.result(product, clock, **_plots(product))
+            return metadata.result(
+                product, clock, table=product.path / "latents.parquet", **_plots(product)
+            )
 
     @dg.asset(
         group_name=GROUP,
@@ -112,7 +115,9 @@ def sae_assets(settings: Settings) -> list[dg.AssetsDefinition]:
             product = sae.compare_saes(
                 {k: data.metrics(k) for k in chosen.ks}, data.path("comparison")
             )
-            return metadata.result(product, clock, rows=len(chosen.ks), **_plots(product))
+            return metadata.result(
+                product, clock, table=product.path / "comparison.parquet", **_plots(product)
+            )
 
     return [sae_checkpoint, sae_metrics, sae_comparison]
 

@@ -1,8 +1,11 @@
 """Sequences: UniRef50 and the two samples drawn from it."""
 
+from pathlib import Path
+
 import dagster as dg
 
 from esm_sae import sequences
+from esm_sae.formats.sequence_index import index_path
 from esm_sae_assets import metadata
 from esm_sae_assets.assets import OWNERS
 from esm_sae_assets.resources import DataRoot
@@ -23,7 +26,7 @@ def sequence_assets(settings: Settings) -> list[dg.AssetsDefinition]:
         group_name=GROUP,
         owners=OWNERS,
         kinds={"fasta"},
-        code_version=code_version(1, settings.source),
+        code_version=code_version(1, settings.source, _state_of(settings.source)),
     )
     def uniref50_fasta(data: DataRoot) -> dg.MaterializeResult:
         """UniRef50 as it came: one FASTA record is one cluster's representative protein.
@@ -87,7 +90,17 @@ def sequence_assets(settings: Settings) -> list[dg.AssetsDefinition]:
     return [uniref50_fasta, uniref50_10M_sample, uniref50_1M_sample]
 
 
+def _state_of(source: str) -> str:
+    """Return size and time of a local source, so that one replaced in place is seen."""
+    path = Path(source)
+    if not path.is_file():
+        return ""
+    state = path.stat()
+    return f"{state.st_size}:{state.st_mtime_ns}"
+
+
 def _sample_result(
     report: "sequences.SampleReport", clock: metadata.Clock, seed: int
 ) -> dg.MaterializeResult:
-    return metadata.result(report.product, clock, rows=report.sampled, seed=seed)
+    index = index_path(report.product.path)
+    return metadata.result(report.product, clock, table=index, seed=seed)

@@ -83,6 +83,26 @@ def test_a_bare_checkpoint_works_with_one_warning(
     assert mapping
 
 
+def test_pooling_is_for_checkpoints_that_do_not_record_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], write_clusters: Any
+) -> None:
+    clusters, _, _ = write_clusters(tmp_path / "in", SIZES, residues=True)
+    options = ["--clusters", str(clusters), "--pooling", "residue", "--quiet"]
+    bare = _write_sae(tmp_path / "bare_k4")
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        done = analyze.main(
+            [*options, "--checkpoint", str(bare), "--output", str(tmp_path / "out")]
+        )
+    assert done == 0
+    activations = pl.read_parquet(tmp_path / "out/activations/by_row/*.parquet")
+    assert activations["position"].null_count() == 0
+    _write_sae(tmp_path / "sae", config={"pooling": "mean"})
+    refused = [*options, "--checkpoint", str(tmp_path / "sae"), "--output", str(tmp_path / "no")]
+    assert analyze.main(refused) == 2
+    assert "was trained on mean rows, not residue rows" in capsys.readouterr().err
+
+
 def test_another_width_is_one_line_that_names_both(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], write_clusters: Any
 ) -> None:

@@ -232,6 +232,20 @@ def test_the_manifest_of_all_shards(make_shards):
         publish_manifest(folder, count=4)
 
 
+def test_a_new_split_replaces_the_old_one_once_it_is_complete(make_shards):
+    folder, matrix = make_shards(13, 4, count=2)
+    make_shards(13, 4, count=3)
+    missing = folder / "embeddings_0001-of-0003.json"
+    content = missing.read_bytes()
+    missing.unlink()
+    with pytest.raises(InputError, match="split into 2 beside shards of a split into 3"):
+        publish_manifest(folder, count=3)
+    missing.write_bytes(content)
+    assert publish_manifest(folder, count=3).manifest.summary["rows"] == 13
+    assert not list(folder.glob("*-of-0002.*"))
+    np.testing.assert_array_equal(open_shards(folder).rows_at(np.arange(13)), matrix)
+
+
 def test_one_shard_of_other_content_changes_every_version(make_shards):
     folder, _ = make_shards(13, 4, count=3)
     manifest, store = publish_manifest(folder).manifest, open_shards(folder)
