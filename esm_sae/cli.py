@@ -11,6 +11,9 @@ from esm_sae import storage
 from esm_sae.errors import InputError
 from esm_sae.progress import set_quiet
 
+# What shells report of a program that SIGINT ended: 128 + 2.
+_INTERRUPTED = 130
+
 
 def command(
     name: str,
@@ -58,7 +61,8 @@ def run(
 ) -> int:
     """Parse the options, do the work and print its summary; return the exit status.
 
-    The status is 0, or 2 with one ``error: ...`` line for input that cannot be used.
+    The status is 0, or 2 with one ``error: ...`` line for input that cannot be used, or 130 when
+    the user interrupts.
     """
     options = parser.parse_args(argv)
     for name, value in vars(options).items():
@@ -86,6 +90,9 @@ def run(
     except MemoryError as error:
         print(f"error: not enough memory ({_one_line(str(error))})", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return _INTERRUPTED
     return 0
 
 

@@ -63,9 +63,15 @@ def read_json(path: PathLike) -> Any:
     Raises:
         InputError: the file is missing, truncated or not JSON.
     """
+    content = read_bytes(path)
     try:
-        return json.loads(read_bytes(path))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        value = json.loads(content)
+        if b"\\u" in content:
+            # An escape can spell half a character, which nothing made from it could write.
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
+    # Also ValueError of a number with thousands of digits.
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{os.fspath(path)}: not valid JSON ({error})") from None
 
 

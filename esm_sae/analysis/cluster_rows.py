@@ -12,7 +12,7 @@ from esm_sae.errors import InputError
 from esm_sae.formats.clusters_json import EmbeddedClusters, read_embedded
 from esm_sae.formats.fasta import parse_header
 from esm_sae.formats.manifest import fingerprint_of, identity_of, manifest_beside, read_manifest
-from esm_sae.formats.shards import ROW_SCHEMA, Provenance, provenance_of
+from esm_sae.formats.shards import ROW_SCHEMA, Provenance, map_matrix, provenance_of
 
 
 @dataclass(frozen=True)
@@ -132,8 +132,13 @@ def _read_residues(
             f"{file}: this is a residue SAE and {matrix_file.name} is not beside the JSON; run "
             "embed_clusters with residue pooling"
         )
-    matrix = np.load(matrix_file, mmap_mode="r", allow_pickle=False)
-    table = pl.read_parquet(table_file, columns=["protein", "position", "header"])
+    matrix = map_matrix(matrix_file)
+    try:
+        table = pl.read_parquet(table_file, columns=["protein", "position", "header"])
+    except (pl.exceptions.PolarsError, OSError):
+        raise InputError(
+            f"{table_file}: not the table of residue rows; run embed_clusters again"
+        ) from None
     numbers = table["protein"].to_numpy()
     complete = np.array_equal(np.unique(numbers), np.arange(len(proteins)))
     if matrix.ndim != 2 or len(matrix) != len(table) or not complete:

@@ -155,10 +155,12 @@ def read_config(folder: Path) -> SAEConfig | None:
     content = storage.read_json(path)
     known = {entry.name for entry in fields(SAEConfig)}
     sizes = ("width", "latent_dim", "k")
+    texts = ("encoder", "weights_sha256", "pooling", "final_checkpoint")
     if (
         not isinstance(content, dict)
         or not set(content) <= known
-        or not all(isinstance(content.get(size), int) for size in sizes)
+        or not all(type(content.get(size)) is int for size in sizes)
+        or not all(isinstance(content.get(text, ""), str) for text in texts)
     ):
         raise InputError(f"{path}: not the config of a training; remove it to use the file alone")
     return SAEConfig(**content)
@@ -288,23 +290,32 @@ def _config_of(
     inside = entry if isinstance(entry, Mapping) else {}
     unknown = ["encoder, layer and pooling"]
     if "normalize" in inside:
-        normalize = bool(inside["normalize"])
+        normalize = _flag_of(file, inside, "normalize")
     elif normalize is None:
         unknown.append("whether rows are normalised (assumed not)")
     config = SAEConfig(
         *shape,
         k=_k_of(file, inside, k),
         normalize=bool(normalize),
-        tied=bool(inside.get("tied", False)),
+        tied="tied" in inside and _flag_of(file, inside, "tied"),
     )
     return config, unknown
+
+
+def _flag_of(file: Path, inside: Mapping[str, Any], name: str) -> bool:
+    try:
+        return bool(inside[name])
+    except ValueError:
+        raise InputError(
+            f"{file}: its config has a {name} that is neither true nor false"
+        ) from None
 
 
 def _k_of(file: Path, inside: Mapping[str, Any], k: int | None) -> int:
     if "topk" in inside:
         try:
             return int(cast(Any, inside["topk"]))
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise InputError(
                 f"{file}: its config has topk = {inside['topk']}, not a number"
             ) from None

@@ -121,7 +121,7 @@ def _mapping_of_lists(path: storage.PathLike) -> dict[str, list[Any]]:
 def _vector(value: Any, where: str) -> np.ndarray:
     try:
         vector = np.asarray(value, dtype=np.float32)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         vector = np.empty(0, dtype=np.float32)
     if vector.ndim != 1 or not len(vector) or not np.isfinite(vector).all():
         raise InputError(f"{where} has an embedding that is not a list of finite numbers")

@@ -145,7 +145,7 @@ class EmbeddingShards:
         return replace(
             self,
             paths=paths,
-            arrays=[_map_matrix(path) for path in paths],
+            arrays=[map_matrix(path) for path in paths],
             provenance=replace(self.provenance, pooling="mean"),
         )
 
@@ -278,7 +278,7 @@ def _open_sharded(folder: Path, paths: list[Path]) -> EmbeddingShards:
     first = manifests[0]
     for path, manifest in zip(paths[1:], manifests[1:], strict=True):
         _require_same_origin(folder, paths[0], first, path, manifest)
-    arrays = [_map_matrix(path) for path in paths]
+    arrays = [map_matrix(path) for path in paths]
     _require_one_width(paths, arrays)
     versions = {
         path.stem: manifest.data_version for path, manifest in zip(paths, manifests, strict=True)
@@ -294,7 +294,7 @@ def _open_sharded(folder: Path, paths: list[Path]) -> EmbeddingShards:
 
 
 def _open_bare(folder: Path, paths: list[Path]) -> EmbeddingShards:
-    arrays = [_map_matrix(path) for path in paths]
+    arrays = [map_matrix(path) for path in paths]
     _require_one_width(paths, arrays)
     warnings.warn(
         f"{folder}: plain matrices with nothing beside them; encoder, layer and pooling are "
@@ -370,7 +370,12 @@ def _manifest_of(path: Path) -> Manifest:
     return manifest
 
 
-def _map_matrix(path: Path) -> np.ndarray:
+def map_matrix(path: Path) -> np.ndarray:
+    """Map a plain ``.npy`` matrix of float32 or float16 rows into memory.
+
+    Raises:
+        InputError: the file is missing, damaged or holds anything else.
+    """
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:

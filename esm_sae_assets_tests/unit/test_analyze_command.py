@@ -103,6 +103,21 @@ def test_pooling_is_for_checkpoints_that_do_not_record_it(
     assert "was trained on mean rows, not residue rows" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["clusters.residues.npy", "clusters.residues.parquet"])
+def test_damaged_residue_files_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], write_clusters: Any, name: str
+) -> None:
+    clusters, _, _ = write_clusters(tmp_path / "in", SIZES, residues=True)
+    damaged = next((tmp_path / "in").glob(f"*{name.removeprefix('clusters')}"))
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    _write_sae(tmp_path / "sae", config={"pooling": "residue"})
+    options = ["--clusters", str(clusters), "--checkpoint", str(tmp_path / "sae"), "--quiet"]
+    assert analyze.main([*options, "--output", str(tmp_path / "out")]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 1
+    assert damaged.name in errors[0]
+
+
 def test_another_width_is_one_line_that_names_both(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], write_clusters: Any
 ) -> None:

@@ -264,6 +264,13 @@ def test_when_nothing_tells_k_it_is_an_error_and_never_dense(tmp_path, weights):
         read_checkpoint(save(tmp_path / "plain" / "w.npy", content))
 
 
+@pytest.mark.parametrize("name", ["normalize", "tied"])
+def test_a_flag_that_is_an_array_is_refused(tmp_path, weights, name):
+    content = nested(weights) | {"config": {"topk": 3, name: np.ones(2)}}
+    with pytest.raises(InputError, match=f"{name} that is neither true nor false"):
+        read_checkpoint(save(tmp_path / "w.npy", content))
+
+
 @pytest.mark.parametrize("k", [0, -1, L + 1])
 def test_k_outside_1_to_l_is_refused(tmp_path, weights, k):
     with pytest.raises(InputError, match=f"k is {k}, expected 1 to L = {L}"):

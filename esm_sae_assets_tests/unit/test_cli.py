@@ -126,3 +126,39 @@ def test_quiet_holds_for_progress_of_the_process(capsys):
 
     assert cli.run(parser(), work, ["--output", "x", "--quiet"]) == 0
     assert capsys.readouterr() == ("done\n", "")
+
+
+def test_an_output_does_not_take_the_place_of_an_input(tmp_path, capsys):
+    source = tmp_path / "a.fasta"
+    source.write_text(">a\nMKV\n")
+    line = parser()
+    line.add_argument("--fasta")
+    status = cli.run(line, lambda _: "", ["--output", str(source), "--fasta", str(source)])
+    assert status == 2
+    assert "is the input of --fasta" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--output", "--fasta"])
+def test_an_empty_value_is_refused(option, capsys):
+    line = parser()
+    line.add_argument("--fasta")
+    with pytest.raises(SystemExit) as caught:
+        cli.run(line, lambda _: "", ["--output", "x", option, ""])
+    assert caught.value.code == 2
+    assert "it is empty" in capsys.readouterr().err
+
+
+def test_too_little_memory_is_one_line(capsys):
+    def work(_):
+        raise MemoryError("Unable to allocate 1.82 PiB")
+
+    assert cli.run(parser(), work, ["--output", "x"]) == 2
+    assert capsys.readouterr().err == "error: not enough memory (Unable to allocate 1.82 PiB)\n"
+
+
+def test_an_interrupted_command_ends_without_a_stack_trace(capsys):
+    def work(_):
+        raise KeyboardInterrupt
+
+    assert cli.run(parser(), work, ["--output", "x"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"

@@ -101,3 +101,17 @@ def test_other_shapes_of_embedded_clusters_are_refused(tmp_path, case):
     path.write_text(json.dumps({"Homo": members}))
     with pytest.raises(InputError, match=rf"x\.json: .*{message}"):
         read_embedded(path)
+
+
+UNUSABLE = {
+    "deep": "[" * 100_000,
+    "long number": '{"a": [[1' + "0" * 6000 + ', "h"]]}',
+    "half a character": '{"a": [["MK", "\\ud800"]]}',
+}
+
+
+@pytest.mark.parametrize("text", UNUSABLE.values(), ids=UNUSABLE)
+def test_json_that_python_cannot_hold_is_refused(tmp_path, text):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(InputError, match="not valid JSON"):
+        read_sequences(tmp_path / "a.json")

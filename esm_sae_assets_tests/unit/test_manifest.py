@@ -389,3 +389,24 @@ def test_files_in_place_are_told_by_their_sizes(tmp_path):
     assert in_place(made.manifest, made.manifest_path)
     (made.path / "a.txt").unlink()
     assert not in_place(made.manifest, made.manifest_path)
+
+
+@pytest.mark.parametrize("change", [{"files": []}, {"files": {"a": 3}}, {"determinants": None}])
+def test_a_manifest_of_another_shape_is_refused(tmp_path, change):
+    whole = {"kind": "k", "fingerprint": "f", "determinants": {}, "files": {}, "summary": {}}
+    (tmp_path / "manifest.json").write_text(json.dumps(whole | change))
+    with pytest.raises(InputError, match="not a manifest"):
+        read_manifest(tmp_path)
+
+
+def test_a_folder_in_place_of_a_file_is_named(tmp_path):
+    (tmp_path / "a.txt").mkdir()
+    with pytest.raises(InputError, match=r"a\.txt: is a directory"):
+        produce_files(
+            [tmp_path / "a.txt"],
+            manifest=tmp_path / "m.json",
+            kind="test",
+            determinants={},
+            build=Builder().files,
+        )
+    assert names_in(tmp_path) == ["a.txt"]

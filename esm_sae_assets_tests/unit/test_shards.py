@@ -284,3 +284,17 @@ def test_a_good_store_opens_without_a_warning(make_shards):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         open_shards(make_shards()[0])
+
+
+def test_a_row_table_cut_short_is_refused(make_shards):
+    folder, _ = make_shards(6, 4, count=3)
+    (folder / "embeddings_0001-of-0003.parquet").write_bytes(b"PAR1")
+    with pytest.raises(InputError, match=r"0001-of-0003\.parquet: not the file its manifest"):
+        open_shards(folder)
+
+
+def test_a_damaged_header_of_a_matrix_is_one_error(tmp_path):
+    header = b"{'descr': '<f4', 'shape': (10"
+    (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\x01\x00\x76\x00" + header.ljust(118))
+    with pytest.raises(InputError, match=r"a\.npy: not a plain \.npy matrix"):
+        open_shards(tmp_path)
