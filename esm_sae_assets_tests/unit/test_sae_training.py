@@ -45,7 +45,7 @@ def test_a_training_makes_the_folder_of_the_contract(shards, tmp_path):
     assert (config["width"], config["latent_dim"], config["k"]) == (8, 16, 3)
     assert (config["encoder"], config["layer"], config["pooling"]) == ("esmc_test", 3, "mean")
     assert config["data_fingerprint"] == shards.fingerprint
-    assert set(config["versions"]) == {"esm_sae", "jax", "numpy", "optax"}
+    assert set(config["versions"]) == {"jax", "numpy", "optax"}
     assert config["final_checkpoint"] == "checkpoint_epoch_3.npy"
     log = pl.read_parquet(tmp_path / "L16_k3" / "metrics.parquet")
     steps = -(-rows // 32)
