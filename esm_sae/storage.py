@@ -80,16 +80,6 @@ def is_url(path: PathLike) -> bool:
     return "://" in os.fspath(path)
 
 
-def exists(path: PathLike) -> bool:
-    """Whether a local path or fsspec URL exists."""
-    if is_url(path):
-        import fsspec
-
-        file_system, key = fsspec.core.url_to_fs(os.fspath(path))
-        return bool(file_system.exists(key))
-    return Path(path).exists()
-
-
 def list_files(directory: PathLike, pattern: str = "*") -> list[Path]:
     """List the files of a local directory that match a glob pattern, sorted by name.
 

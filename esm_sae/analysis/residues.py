@@ -51,8 +51,8 @@ def residue_table(parts: Sequence[Path], sequences: pl.DataFrame, latents: int) 
     Returns:
         One row for each latent that fires: latent, top_residue (the letter that most of its
         firing residues are), top_residue_share (of its firing residues), top_residue_background
-        (that letter's share of all encoded residues), residues (the 26 shares, A to Z). No row
-        where a sequence is unknown.
+        (that letter's share of the residues on which any latent fires), residues (the 26 shares,
+        A to Z). No row where a sequence is unknown.
     """
     counts = np.zeros((latents, len(LETTERS)), dtype=np.int64)
     background = np.zeros(len(LETTERS), dtype=np.int64)

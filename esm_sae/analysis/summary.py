@@ -36,7 +36,7 @@ def summarise_latents(
     - top_taxon, top_taxon_normalized_frequency, top_taxon_firing_frequency,
       top_taxon_log2_ratio: as in the taxonomy mapping; null where it fires in no taxon.
     - top_residue, top_residue_share, top_residue_background: the amino acid that most of its
-      firing residues are, its share of them, and its share of all encoded residues; and
+      firing residues are, its share of them, and of all residues where a latent fires; and
       residues: all 26 shares, A to Z. Null without residue rows whose sequences are known.
     """
     activations, taxonomy = Path(activations_folder), Path(taxonomy_folder)
