@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from esm_sae.data import bundled_fasta
-from esm_sae.formats.fasta import parse_header
+from esm_sae.formats.headers import parse_header
 from esm_sae.formats.manifest import produce_files
 from esm_sae.formats.shards import EMBEDDINGS, MEANS, ROW_SCHEMA, Provenance, shard_bounds
 from esm_sae.formats.shards import shard_name as name_of

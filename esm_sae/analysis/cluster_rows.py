@@ -10,7 +10,7 @@ import polars as pl
 from esm_sae import storage
 from esm_sae.errors import InputError
 from esm_sae.formats.clusters_json import EmbeddedClusters, read_embedded
-from esm_sae.formats.fasta import parse_header
+from esm_sae.formats.headers import parse_header
 from esm_sae.formats.manifest import fingerprint_of, identity_of, manifest_beside, read_manifest
 from esm_sae.formats.shards import ROW_SCHEMA, Provenance, map_matrix, provenance_of
 

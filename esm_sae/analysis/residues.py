@@ -9,7 +9,8 @@ import polars as pl
 
 from esm_sae import storage
 from esm_sae.errors import InputError
-from esm_sae.formats.fasta import parse_header, read_fasta
+from esm_sae.formats.fasta import read_fasta
+from esm_sae.formats.headers import parse_header
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 

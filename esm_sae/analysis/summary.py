@@ -10,7 +10,7 @@ from esm_sae import storage
 from esm_sae.analysis.activations import LATENTS, PROTEINS, SEQUENCES, activation_parts
 from esm_sae.analysis.residues import residue_table
 from esm_sae.analysis.taxonomy import TABLE, top_taxa
-from esm_sae.formats.fasta import parse_header
+from esm_sae.formats.headers import parse_header
 from esm_sae.formats.manifest import Product, identity_of, manifest_beside, produce_files
 
 TOP_PROTEINS = 10

@@ -24,7 +24,8 @@ import polars as pl
 from esm_sae import storage
 from esm_sae.cli import command, run
 from esm_sae.errors import InputError
-from esm_sae.formats.fasta import Record, parse_header, read_fasta
+from esm_sae.formats.fasta import Record, read_fasta
+from esm_sae.formats.headers import parse_header
 
 SHORT_LENGTH = 256
 LONG_RECORDS = 5_000

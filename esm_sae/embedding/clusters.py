@@ -18,7 +18,7 @@ from esm_sae.formats.clusters_json import (
     encode_embedded,
     read_sequences,
 )
-from esm_sae.formats.fasta import parse_header
+from esm_sae.formats.headers import parse_header
 from esm_sae.formats.manifest import Product, identity_of, manifest_beside, produce_files
 
 _ALGORITHM = "embedded clusters 1"

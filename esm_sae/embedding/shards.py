@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -17,7 +17,7 @@ from esm_sae.embedding.rows import Embedded, create_matrix, fill_rows
 from esm_sae.errors import InputError
 from esm_sae.formats.fasta import read_at
 from esm_sae.formats.manifest import Product, identity_of, produce_files
-from esm_sae.formats.sequence_index import index_of
+from esm_sae.formats.sequence_index import scan_index
 from esm_sae.formats.shards import (
     EMBEDDINGS,
     MEANS,
@@ -46,10 +46,12 @@ class ShardResult:
     residues: int
 
 
-class _Source(NamedTuple):
+@dataclass(frozen=True)
+class _Source:
     fasta: storage.PathLike
     sha256: str
-    proteins: pl.DataFrame
+    proteins: pl.LazyFrame
+    count: int
 
 
 def embed_shard(
@@ -92,7 +94,7 @@ def embed_fasta(
     source = _open_source(fasta)
     if sequences_per_shard < 1:
         raise InputError(f"sequences_per_shard {sequences_per_shard}: expected 1 or more")
-    count = -(-len(source.proteins) // sequences_per_shard)
+    count = -(-source.count // sequences_per_shard)
     _refuse_other_counts(Path(directory), count)
     for shard in range(count):
         _embed_shard(source, Path(directory), shard, count, encoder, options)
@@ -101,8 +103,9 @@ def embed_fasta(
 
 def _open_source(fasta: storage.PathLike) -> _Source:
     # The index first: it refuses a folder, whose manifest identity_of would ask for.
-    proteins = index_of(fasta)
-    return _Source(fasta, identity_of(fasta), proteins)
+    proteins = scan_index(fasta)
+    count = proteins.select(pl.len()).collect().item()
+    return _Source(fasta, identity_of(fasta), proteins, count)
 
 
 def _embed_shard(
@@ -148,13 +151,13 @@ def _embed_shard(
 def _proteins_of(source: _Source, shard: int, count: int) -> pl.DataFrame:
     if not 0 <= shard < count:
         raise InputError(f"shard {shard}: expected 0 to {count - 1}, there are {count} shards")
-    first, last = shard_bounds(shard, count, len(source.proteins))
+    first, last = shard_bounds(shard, count, source.count)
     if first == last:
         raise InputError(
-            f"{source.fasta}: {len(source.proteins)} sequences are too few for {count} shards; "
+            f"{source.fasta}: {source.count} sequences are too few for {count} shards; "
             "set fewer shards"
         )
-    return source.proteins[first:last]
+    return source.proteins.slice(first, last - first).collect()
 
 
 def _write_shard(

@@ -2,12 +2,14 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import polars as pl
 
 from esm_sae import storage
-from esm_sae.formats.fasta import Record, parse_header, read_fasta
+from esm_sae.formats.fasta_blocks import Block
+from esm_sae.formats.fasta_reading import read_blocks
+from esm_sae.formats.headers import parse_headers
 from esm_sae.formats.manifest import manifest_beside, read_manifest
 
 SCHEMA = {
@@ -19,63 +21,87 @@ SCHEMA = {
     "offset": pl.Int64,
 }
 
-_ROWS_PER_CHUNK = 100_000
+_UNPARSED = {name: SCHEMA[name] for name in ("header", "length", "offset")}
+
+_ROWS_PER_PART = 200_000
+_ROWS_PER_GROUP = 1 << 17
 
 
-class IndexBuilder:
-    """Collects the index rows of records, in compact chunks."""
+class IndexWriter:
+    """Writes the index of a FASTA file as its records become known.
 
-    def __init__(self) -> None:
-        self._chunks: list[pl.DataFrame] = []
-        self._rows: list[tuple[Any, ...]] = []
+    Memory is bounded by some 200,000 rows: finished parts wait in a folder until all are joined.
+    """
 
-    def add(self, record: Record, offset: int) -> None:
-        """Add the row of a record that starts at ``offset`` of the indexed file."""
-        header = parse_header(record.header)
-        self._rows.append(
-            (
-                header.sequence_id,
-                record.header,
-                header.taxon,
-                header.taxid,
-                len(record.sequence),
-                offset,
-            )
-        )
-        if len(self._rows) >= _ROWS_PER_CHUNK:
-            self._close_chunk()
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._parts: list[Path] = []
+        self._rows: list[pl.DataFrame] = []
+        self._waiting = 0
 
-    def finish(self) -> pl.DataFrame:
-        """Return the index, one row per record in the order added."""
-        self._close_chunk()
-        return pl.concat(self._chunks)
+    def add(self, block: Block) -> None:
+        """Add the records of a block; offsets are those of the indexed file."""
+        self._rows.append(_unparsed(block))
+        self._waiting += len(block.starts)
+        if self._waiting >= _ROWS_PER_PART:
+            self._close_part()
 
-    def _close_chunk(self) -> None:
-        self._chunks.append(pl.DataFrame(self._rows, schema=SCHEMA, orient="row"))
-        self._rows = []
+    def finish(self, target: Path) -> None:
+        """Write the table, in the order in which the records were added."""
+        table = _parsed(self._rows).lazy()
+        if self._parts:
+            table = pl.concat([pl.scan_parquet(self._parts), table])
+        table.sink_parquet(target, row_group_size=_ROWS_PER_GROUP)
+
+    def _close_part(self) -> None:
+        path = self._folder / f"index_{len(self._parts):06d}.parquet"
+        _parsed(self._rows).write_parquet(path, compression="lz4")
+        self._parts.append(path)
+        self._rows, self._waiting = [], 0
 
 
 def index_of(fasta: storage.PathLike) -> pl.DataFrame:
     """Return the index of a FASTA file: from the table beside it, else by reading the file.
 
-    The table is trusted only where a manifest names both and the sizes agree.
-
     Raises:
         InputError: as ``read_fasta``.
     """
+    return scan_index(fasta).collect()
+
+
+def scan_index(fasta: storage.PathLike) -> pl.LazyFrame:
+    """As ``index_of``, lazily: of a table beside the file only what is asked for is read.
+
+    The table is trusted only where a manifest names both and the sizes agree.
+    """
     table = _trusted_table(fasta)
     if table is not None:
-        return pl.read_parquet(table)
-    builder = IndexBuilder()
-    for record in read_fasta(fasta):
-        builder.add(record, record.offset)
-    return builder.finish()
+        return pl.scan_parquet(table)
+    return _parsed([_unparsed(block) for block in read_blocks(fasta)]).lazy()
 
 
 def index_path(fasta: storage.PathLike) -> Path:
     """Return where the index of a FASTA file is kept: ``x.fasta`` -> ``x.index.parquet``."""
     path = Path(fasta)
     return path.with_name(f"{storage.stem(path)}.index.parquet")
+
+
+def _unparsed(block: Block) -> pl.DataFrame:
+    every = np.arange(len(block.starts))
+    return pl.DataFrame(
+        {
+            "header": block.headers(every),
+            "length": block.lengths.astype(np.int32),
+            "offset": block.starts + block.offset,
+        },
+        schema=_UNPARSED,
+    )
+
+
+def _parsed(rows: list[pl.DataFrame]) -> pl.DataFrame:
+    frame = pl.concat([pl.DataFrame(schema=_UNPARSED), *rows])
+    names = [name for name in SCHEMA if name not in _UNPARSED]
+    return frame.hstack(parse_headers(frame["header"]).select(names).collect()).select(list(SCHEMA))
 
 
 def _trusted_table(fasta: storage.PathLike) -> Path | None:

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from esm_sae import storage
-from esm_sae.formats.fasta import parse_header
+from esm_sae.formats.headers import parse_header
 from esm_sae.report.windows import windows_of
 
 _TAXA_SHOWN = 10

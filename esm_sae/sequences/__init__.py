@@ -1,6 +1,7 @@
 """Sequences: where they come from, reading them and drawing uniform samples of them."""
 
-from esm_sae.formats.fasta import Header, Record, parse_header, read_fasta
+from esm_sae.formats.fasta import Record, read_fasta
+from esm_sae.formats.headers import Header, parse_header
 from esm_sae.sequences.sampling import SampleReport, sample_fasta
 from esm_sae.sequences.source import provide_source, source_location
 

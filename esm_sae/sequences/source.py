@@ -7,7 +7,7 @@ from typing import Any
 
 from esm_sae import storage
 from esm_sae.errors import InputError
-from esm_sae.formats.fasta import read_raw
+from esm_sae.formats.fasta import read_fasta
 from esm_sae.formats.manifest import Product, is_recorded, produce_files, read_manifest
 
 BUNDLED = "bundled"
@@ -128,7 +128,7 @@ def _absolute(source: storage.PathLike) -> str:
 
 
 def _require_fasta(location: str) -> None:
-    next(read_raw(location))
+    next(read_fasta(location))
 
 
 def _size_of(location: str) -> int:

@@ -12,7 +12,8 @@ import pytest
 from esm_sae import data, storage
 from esm_sae.data import cut_proteins
 from esm_sae.errors import InputError
-from esm_sae.formats.fasta import Record, parse_header, read_fasta
+from esm_sae.formats.fasta import Record, read_fasta
+from esm_sae.formats.headers import parse_header
 from esm_sae.split import read_similarity_clusters
 
 

@@ -1,14 +1,19 @@
 import gzip
 import re
+import struct
+import threading
+import zlib
 
+import numpy as np
 import pytest
+from backports import zstd
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from esm_sae import storage
 from esm_sae.errors import InputError
-from esm_sae.formats import fasta
-from esm_sae.formats.fasta import parse_header, read_at, read_fasta, read_raw
+from esm_sae.formats import fasta, fasta_reading
+from esm_sae.formats.fasta import read_at, read_fasta
 
 HEADERS = st.text(
     st.characters(codec="utf-8", exclude_characters="\r\n\x00", exclude_categories=["Cs"]),
@@ -39,34 +44,89 @@ def layouts(draw):
     return records, content
 
 
-def compressed(content: bytes, members: int) -> bytes:
+def gzipped(content: bytes, members: int) -> bytes:
     size = len(content) // members + 1
     return b"".join(gzip.compress(content[at : at + size]) for at in range(0, len(content), size))
 
 
-@given(layouts(), st.integers(0, 3))
-def test_records_of_any_layout_are_read(tmp_path_factory, layout, members):
+def bgzipped(content: bytes) -> bytes:
+    """Compress as bgzip does: small members with an extra field, and an empty one at the end."""
+    members = []
+    for block in [content[at : at + 50] for at in range(0, len(content), 50)] + [b""]:
+        packed = zlib.compress(block, wbits=-15)
+        size = struct.pack("<H", len(packed) + 25)
+        head = b"\x1f\x8b\x08\x04" + b"\0" * 4 + b"\0\xff" + b"\x06\0BC\x02\0" + size
+        members.append(head + packed + struct.pack("<II", zlib.crc32(block), len(block)))
+    return b"".join(members)
+
+
+def zstandard(content: bytes, frames: int) -> bytes:
+    size = len(content) // frames + 1
+    return b"".join(zstd.compress(content[at : at + size]) for at in range(0, len(content), size))
+
+
+COMPRESSIONS = {
+    "plain": lambda content: content,
+    "gzip": lambda content: gzipped(content, 1),
+    "members": lambda content: gzipped(content, 3),
+    "bgzip": bgzipped,
+    "zstd": lambda content: zstandard(content, 1),
+    "frames": lambda content: zstandard(content, 3),
+}
+
+
+@given(layouts(), st.sampled_from(sorted(COMPRESSIONS)), st.sampled_from([4, 40, 1 << 20]))
+def test_records_of_any_layout_are_read(tmp_path_factory, layout, compression, block_bytes):
     records, content = layout
     path = tmp_path_factory.mktemp("fasta") / "x.fasta"
-    path.write_bytes(compressed(content, members) if members else content)
-    found = list(read_fasta(path))
+    path.write_bytes(COMPRESSIONS[compression](content))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fasta_reading, "_BLOCK_BYTES", block_bytes)
+        found = list(read_fasta(path))
     assert [(record.header, record.sequence) for record in found] == [
         (header, sequence.upper()) for header, sequence in records
     ]
-    raws = list(read_raw(path))
-    assert b"".join(raw.raw for raw in raws) == content[raws[0].offset :]
-    assert all(content[raw.offset : raw.offset + len(raw.raw)] == raw.raw for raw in raws)
+    starts = [match.start() for match in re.finditer(rb"^>", content, re.MULTILINE)]
+    assert [record.offset for record in found] == starts
 
 
-@given(layouts(), st.booleans(), st.data())
-def test_reading_at_offsets_equals_scanning(tmp_path_factory, layout, compress, data):
+@given(layouts(), st.sampled_from([4, 40, 1 << 20]))
+def test_reading_ahead_gives_the_same_blocks(tmp_path_factory, layout, block_bytes):
+    _, content = layout
+    path = tmp_path_factory.mktemp("fasta") / "x.fasta"
+    path.write_bytes(content)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fasta_reading, "_BLOCK_BYTES", block_bytes)
+        blocks = [fields_of(block) for block in fasta_reading.read_blocks(path)]
+        with fasta_reading.BlockReader(path) as reader:
+            assert [fields_of(block) for block in reader] == blocks
+            assert reader.bytes_read == reader.bytes_total == len(content)
+
+
+def fields_of(block):
+    return [block.offset, *(np.asarray(field).tolist() for field in block)]
+
+
+def test_a_reader_that_is_left_early_ends_its_threads(write_fasta, random_proteins, monkeypatch):
+    monkeypatch.setattr(fasta_reading, "_BLOCK_BYTES", 100)
+    path = write_fasta(random_proteins(1000))
+    before = threading.active_count()
+    with fasta_reading.BlockReader(path) as reader:
+        next(iter(reader))
+    assert threading.active_count() == before
+
+
+@given(layouts(), st.booleans(), st.sampled_from([0, 1 << 16]), st.data())
+def test_reading_at_offsets_equals_scanning(tmp_path_factory, layout, compress, worth, data):
     _, content = layout
     path = tmp_path_factory.mktemp("fasta") / "x.fasta"
     path.write_bytes(gzip.compress(content) if compress else content)
     records = list(read_fasta(path))
     chosen = data.draw(st.sets(st.integers(0, len(records) - 1)))
     wanted = [records[number] for number in sorted(chosen)]
-    assert list(read_at(path, [record.offset for record in wanted])) == wanted
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fasta, "_BYTES_WORTH_A_SEEK", worth)
+        assert list(read_at(path, [record.offset for record in wanted])) == wanted
 
 
 def test_a_thousand_records_in_a_thousand_out(write_fasta, random_proteins, monkeypatch):
@@ -172,100 +232,6 @@ def test_a_greater_sign_inside_a_header_starts_no_record(write_fasta):
     path = write_fasta([("a >b", "MK")])
     with pytest.raises(InputError, match="no record starts at byte 3"):
         list(read_at(path, [3]))
-
-
-UNIREF = "UniRef50_A0A5A9P0L4 peptidylprolyl isomerase n=1 Tax=Triplophysa tibetana TaxID=1572043"
-UNIPROT = (
-    "tr|W0FSK4|W0FSK4_9FLAV Genome polyprotein (Fragment) OS=Dengue virus 3 PE=4 SV=1 Split=0 "
-)
-
-
-def test_uniref_header():
-    header = parse_header(UNIREF + " RepID=A0A5A9P0L4_9TELE")
-    assert header == (
-        "UniRef50_A0A5A9P0L4",
-        "peptidylprolyl isomerase",
-        "Triplophysa tibetana",
-        1572043,
-        1,
-        "A0A5A9P0L4_9TELE",
-    )
-
-
-def test_uniprot_headers_with_and_without_ox():
-    assert parse_header(UNIPROT) == (
-        "tr|W0FSK4|W0FSK4_9FLAV",
-        "Genome polyprotein (Fragment)",
-        "Dengue virus 3",
-        None,
-        None,
-        None,
-    )
-    header = parse_header("sp|P1|A_HUMAN Kinase A OS=Homo sapiens OX=9606 GN=KA PE=1 SV=2")
-    assert (header.name, header.taxon, header.taxid) == ("Kinase A", "Homo sapiens", 9606)
-
-
-@pytest.mark.parametrize(
-    ("header", "taxon", "taxid"),
-    [
-        ("UniRef50_X Name n=2", None, None),
-        ("UniRef50_X Name n=2 Tax= TaxID=5 RepID=R", None, 5),
-        (
-            "UniRef50_X Name n=2 Tax=Some virus (strain n=3) TaxID=5 RepID=R",
-            "Some virus (strain n=3)",
-            5,
-        ),
-        ("UniRef50_X n=2 Tax=Bacteria TaxID=2 RepID=R", "Bacteria", 2),
-        ("UniRef50_X Protein n=4 like n=2 Tax=Bacteria TaxID=2 RepID=R", "Bacteria", 2),
-        (
-            "sp|P1|X Name OS=Escherichia coli (strain K12) OX=83333 PE=1",
-            "Escherichia coli (strain K12)",
-            83333,
-        ),
-        ("sp|P1|X Name OS= OX=abc PE=1", None, None),
-        (f"sp|P1|X Name OS=A OX={'9' * 5000} PE=1", "A", None),
-        ("sp|P1|X OS=Only organism", "Only organism", None),
-        ("\tindented\tby tabs OS=Tab", "Tab", None),
-        ("plain", None, None),
-        ("plain with a description", None, None),
-    ],
-    ids=lambda value: str(value)[:30],
-)
-def test_odd_headers(header, taxon, taxid):
-    parsed = parse_header(header)
-    assert (parsed.taxon, parsed.taxid) == (taxon, taxid)
-    assert parsed.sequence_id == header.split()[0]
-
-
-WORDS = st.sampled_from(
-    ["n=1", "n=", "Tax=", "Tax=Homo", "TaxID=9606", "TaxID=x", "RepID=R", "RepID=", "OS=", "OX=1",
-     "OX=", "PE=1", "Split=0", "word", "=", ""]
-)  # fmt: skip
-
-
-@given(st.text(max_size=60) | st.lists(WORDS, max_size=9).map(" ".join))
-@example("x n=" + "9" * 5000)
-@example("x n=1 TaxID=" + "9" * 5000)
-@example("x OX=٣")
-def test_no_header_is_an_error(header):
-    parsed = parse_header(header)
-    assert parsed.sequence_id == (header.split() or [""])[0]
-    for number in (parsed.taxid, parsed.size):
-        assert number is None or 0 <= number < 2**63
-    assert parsed.taxon is None or parsed.taxon
-
-
-@given(
-    name=st.from_regex(r"[A-Za-z][A-Za-z ]{0,20}[a-z]", fullmatch=True),
-    taxon=st.from_regex(r"[A-Z][a-z]{1,9}( [a-z]{2,9}){0,2}", fullmatch=True),
-    taxid=st.integers(1, 10**7),
-    size=st.integers(1, 10**6),
-)
-def test_both_styles_give_back_what_was_written(name, taxon, taxid, size):
-    uniref = parse_header(f"UniRef50_A {name} n={size} Tax={taxon} TaxID={taxid} RepID=A_B")
-    assert uniref == ("UniRef50_A", name, taxon, taxid, size, "A_B")
-    uniprot = parse_header(f"tr|A|A_B {name} OS={taxon} OX={taxid} GN=g PE=1 SV=1")
-    assert uniprot == ("tr|A|A_B", name, taxon, taxid, None, None)
 
 
 def test_seekable_is_what_is_local_and_plain(write_fasta):

@@ -2,9 +2,11 @@ import polars as pl
 import pytest
 
 from esm_sae.errors import InputError
-from esm_sae.formats.fasta import parse_header, read_at, read_fasta
+from esm_sae.formats import fasta_reading, sequence_index
+from esm_sae.formats.fasta import read_at, read_fasta
+from esm_sae.formats.headers import parse_header
 from esm_sae.formats.manifest import manifest_beside, produce_files
-from esm_sae.formats.sequence_index import SCHEMA, IndexBuilder, index_of, index_path
+from esm_sae.formats.sequence_index import SCHEMA, IndexWriter, index_of, index_path
 
 
 def naive_index(path):
@@ -35,16 +37,19 @@ def test_the_index_of_a_file_with_nothing_beside_it(write_fasta, random_proteins
     ].to_list()
 
 
-def test_chunks_do_not_show(write_fasta, random_proteins, monkeypatch):
+@pytest.mark.parametrize("rows_per_part", [7, 10_000])
+def test_a_table_written_in_parts_is_the_same(
+    tmp_path, write_fasta, random_proteins, monkeypatch, rows_per_part
+):
+    monkeypatch.setattr(sequence_index, "_ROWS_PER_PART", rows_per_part)
+    monkeypatch.setattr(fasta_reading, "_BLOCK_BYTES", 500)
     path = write_fasta(random_proteins(50))
-    monkeypatch.setattr("esm_sae.formats.sequence_index._ROWS_PER_CHUNK", 7)
+    writer = IndexWriter(tmp_path)
+    for block in fasta_reading.read_blocks(path):
+        writer.add(block)
+    writer.finish(tmp_path / "x.index.parquet")
+    assert pl.read_parquet(tmp_path / "x.index.parquet").equals(naive_index(path))
     assert index_of(path).equals(naive_index(path))
-
-
-def test_an_empty_builder_gives_an_empty_index():
-    index = IndexBuilder().finish()
-    assert len(index) == 0
-    assert dict(index.schema) == SCHEMA
 
 
 def publish(path, table):

@@ -1,16 +1,21 @@
 import gzip
+import re
 from collections import Counter
 
 import numpy as np
 import polars as pl
 import pytest
+from backports import zstd
 from hypothesis import given
 from hypothesis import strategies as st
 
 from esm_sae.errors import InputError
-from esm_sae.formats.fasta import read_at, read_fasta, read_raw
+from esm_sae.formats import fasta_reading, sequence_index
+from esm_sae.formats.fasta import read_at, read_fasta
+from esm_sae.formats.headers import parse_header
 from esm_sae.formats.sequence_index import index_of, index_path
-from esm_sae.sequences import sampling
+from esm_sae.sequences import identical, sampling
+from esm_sae.sequences.draw import Draw
 from esm_sae.sequences.sampling import sample_fasta
 
 
@@ -18,15 +23,22 @@ def ids(path):
     return [record.header.split()[0] for record in read_fasta(path)]
 
 
-def naive_sample(source, n, min_length, max_length, seed):
-    """Return the raw records of the sample: keys of all records, sorted, in one go."""
-    raws = list(read_raw(source))
-    lengths = [len(record.sequence) for record in read_fasta(source)]
+def naive_sample(content, n, seed, *, passes):
+    """Return the sample: the keys of all records, sorted, in one go."""
+    raws = re.split(rb"(?m)^(?=>)", content)[1:]
     keys = np.random.PCG64(np.random.SeedSequence((seed, n))).random_raw(len(raws))
-    longest = max_length or max(lengths)
-    passing = [number for number, size in enumerate(lengths) if min_length <= size <= longest]
+    passing = [number for number, raw in enumerate(raws) if passes(raw)]
     chosen = sorted(sorted(passing, key=lambda number: (keys[number], number))[:n])
-    return [raws[number].raw for number in chosen]
+    return b"".join(raws[number] for number in chosen)
+
+
+def parts_of(raw):
+    header, _, lines = raw.partition(b"\n")
+    return header[1:].rstrip(b"\r").decode(), b"".join(lines.split()).upper().removesuffix(b"*").decode()
+
+
+def length_within(shortest, longest):
+    return lambda raw: shortest <= len(parts_of(raw)[1]) <= (longest or 10**9)
 
 
 @pytest.fixture
@@ -39,7 +51,8 @@ def source(write_fasta, random_proteins):
 def test_equals_the_naive_sampler(tmp_path, source, n, shortest, longest):
     target = tmp_path / "sample.fasta"
     report = sample_fasta(source, target, n, min_length=shortest, max_length=longest, seed=7)
-    assert target.read_bytes() == b"".join(naive_sample(source, n, shortest, longest, 7))
+    passes = length_within(shortest, longest)
+    assert target.read_bytes() == naive_sample(source.read_bytes(), n, 7, passes=passes)
     lengths = [len(record.sequence) for record in read_fasta(source)]
     too_long = sum(size > longest for size in lengths) if longest else 0
     too_short = sum(size < shortest for size in lengths)
@@ -49,45 +62,149 @@ def test_equals_the_naive_sampler(tmp_path, source, n, shortest, longest):
     assert report.sampled == min(n, report.passing) == len(ids(target))
 
 
+RECORDS = st.lists(
+    st.tuples(
+        st.sampled_from(
+            ["a n=1 Tax=Homo sapiens TaxID=9606 RepID=r", "b n=1 Tax=Mus TaxID=10090 RepID=r",
+             "c OS=Homo sapiens OX=9606", "d OS=Bos PE=1", "e", "f OS=9606"]
+        ),
+        st.text("ACDEFUacdxX", min_size=1, max_size=4),
+        st.sampled_from(["", "*"]),
+    ),
+    min_size=1,
+    max_size=30,
+)  # fmt: skip
+
+
+@given(
+    records=RECORDS,
+    n=st.integers(1, 12),
+    seed=st.integers(0, 2**40),
+    shortest=st.integers(1, 3),
+    longest=st.none() | st.integers(3, 4),
+    letters=st.sampled_from([None, "ACDEF", "acdefx"]),
+    taxa=st.sampled_from([None, ("9606",), ("Mus", "Bos"), ("Homo sapiens", "Mus")]),
+    drop_identical=st.booleans(),
+    layout=st.sampled_from(["plain", "crlf", "gzip", "zstd"]),
+    block_bytes=st.sampled_from([8, 64, 1 << 20]),
+)
+def test_any_selection_equals_the_naive_one(
+    tmp_path_factory, records, n, seed, shortest, longest, letters, taxa, drop_identical, layout,
+    block_bytes,
+):  # fmt: skip
+    newline = "\r\n" if layout == "crlf" else "\n"
+    content = "".join(
+        f">{header}{newline}{sequence[:2]}{newline}{sequence[2:]}{star}{newline}"
+        for header, sequence, star in records
+    ).encode()
+    seen = set()
+
+    def passes(raw):
+        header, sequence = parts_of(raw)
+        parsed = parse_header(header)
+        good = (
+            length_within(shortest, longest)(raw)
+            and (letters is None or set(sequence) <= set(letters.upper()))
+            and (taxa is None or bool({parsed.taxon, str(parsed.taxid)} & set(taxa)))
+            and not (drop_identical and sequence in seen)
+        )
+        if good:
+            seen.add(sequence)
+        return good
+
+    expected = naive_sample(content, n, seed, passes=passes)
+    folder = tmp_path_factory.mktemp("sample")
+    pack = {"gzip": gzip.compress, "zstd": zstd.compress}.get(layout, bytes)
+    (folder / "x.fasta").write_bytes(pack(content))
+    options = {
+        "min_length": shortest, "max_length": longest, "letters": letters, "taxa": taxa,
+        "drop_identical": drop_identical, "seed": seed,
+    }  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fasta_reading, "_BLOCK_BYTES", block_bytes)
+        patch.setattr(identical, "_DIGESTS_AT_ONCE", 3)
+        patch.setattr(sampling, "_RECORDS_PER_BATCH", 5)
+        if not expected:
+            with pytest.raises(InputError, match="none of its"):
+                sample_fasta(folder / "x.fasta", folder / "s.fasta", n, **options)
+            assert [path.name for path in folder.iterdir()] == ["x.fasta"]
+            return
+        report = sample_fasta(folder / "x.fasta", folder / "s.fasta", n, **options)
+    assert (folder / "s.fasta").read_bytes() == expected
+    assert report.passing == len(seen) if drop_identical else report.passing >= report.sampled
+    assert report.read == len(records) == report.passing + sum(report.dropped.values())
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "s.fasta", "s.fasta.manifest.json", "s.index.parquet", "x.fasta",
+    ]  # fmt: skip
+
+
 @given(
     passes=st.lists(st.booleans(), max_size=60),
     n=st.integers(1, 20),
     cuts=st.lists(st.integers(0, 60), max_size=6),
     seed=st.integers(0, 2**40),
+    slack=st.integers(0, 30),
 )
-def test_chunks_do_not_change_the_draw(passes, n, cuts, seed):
+def test_chunks_do_not_change_the_draw(passes, n, cuts, seed, slack):
     keys = np.random.PCG64(np.random.SeedSequence((seed, n))).random_raw(len(passes))
     passing = [number for number, wanted in enumerate(passes) if wanted]
     expected = sorted(sorted(passing, key=lambda number: keys[number])[:n])
-    draw = sampling._Draw(n, seed)
+    draw = Draw(n, seed)
+    draw._most = n + slack
+    before = 0
     for chunk in np.split(np.array(passes, dtype=bool), sorted(min(c, len(passes)) for c in cuts)):
-        draw.offer(chunk)
-    assert draw.chosen().tolist() == expected
+        candidates = draw.offer(chunk)
+        assert chunk[candidates].all()
+        draw.place(candidates + before, candidates + 1)
+        before += len(chunk)
+    numbers, _ = draw.chosen()
+    assert numbers.tolist() == expected
+
+
+class OneKey:
+    """Random bits that are not random."""
+
+    def random_raw(self, size):
+        return np.full(size, 7, dtype=np.uint64)
+
+
+def test_of_equal_keys_the_earliest_records_are_drawn():
+    draw = Draw(3, 0)
+    draw._bits, draw._most = OneKey(), 4
+    for first in range(0, 20, 5):
+        candidates = draw.offer(np.ones(5, dtype=bool))
+        draw.place(candidates + first, candidates)
+    assert draw.chosen()[0].tolist() == [0, 1, 2]
 
 
 def test_a_thousand_records_in_a_thousand_out(tmp_path, write_fasta, random_proteins, monkeypatch):
     source = write_fasta(random_proteins(1000))
-    monkeypatch.setattr(sampling, "_CHUNK", 64)
+    monkeypatch.setattr(sampling, "_RECORDS_PER_BATCH", 64)
     report = sample_fasta(source, tmp_path / "sample.fasta", 1000)
     assert (tmp_path / "sample.fasta").read_bytes() == source.read_bytes()
     assert (report.read, report.sampled) == (1000, 1000)
 
 
-def test_neither_chunk_size_nor_compression_changes_the_sample(
-    tmp_path, source, write_fasta, random_proteins, monkeypatch
+def test_neither_block_size_nor_compression_nor_threads_change_the_sample(
+    tmp_path, source, monkeypatch
 ):
     content = source.read_bytes()
-    one_member = tmp_path / "one.fasta.gz"
-    one_member.write_bytes(gzip.compress(content))
-    members = tmp_path / "members.fasta.gz"
     half = len(content) // 2
-    members.write_bytes(gzip.compress(content[:half]) + gzip.compress(content[half:]))
+    forms = {
+        "plain.fasta": content,
+        "one.fasta.gz": gzip.compress(content),
+        "members.fasta.gz": gzip.compress(content[:half]) + gzip.compress(content[half:]),
+        "x.fasta.zst": zstd.compress(content),
+    }
     samples = []
-    for chunk in (1, 7, 16_384):
-        monkeypatch.setattr(sampling, "_CHUNK", chunk)
-        for path in (source, one_member, members):
-            target = tmp_path / f"{path.name}.{chunk}" / "sample.fasta"
-            sample_fasta(path, target, 40, max_length=30, seed=3)
+    for block_bytes, locators in ((64, 1), (1000, 3), (1 << 20, 2)):
+        monkeypatch.setattr(fasta_reading, "_BLOCK_BYTES", block_bytes)
+        monkeypatch.setattr(fasta_reading, "_LOCATORS", locators)
+        monkeypatch.setattr(sequence_index, "_ROWS_PER_PART", block_bytes)
+        for name, packed in forms.items():
+            (tmp_path / name).write_bytes(packed)
+            target = tmp_path / f"{name}.{block_bytes}" / "sample.fasta"
+            sample_fasta(tmp_path / name, target, 40, max_length=30, seed=3)
             samples.append((target.read_bytes(), index_path(target).read_bytes()))
     assert len(set(samples)) == 1
 
@@ -104,11 +221,15 @@ def chi_square(counts, categories, draws):
     return sum((counts[category] - expected) ** 2 / expected for category in range(categories))
 
 
+def drawn(draw, passes):
+    numbers = draw.offer(np.array(passes))
+    draw.place(numbers, numbers)
+    return draw.chosen()[0].tolist()
+
+
 def test_every_subset_is_equally_likely():
     def subset(seed):
-        draw = sampling._Draw(2, seed)
-        draw.offer(np.array([True, True, False, True, True, True]))
-        chosen = draw.chosen().tolist()
+        chosen = drawn(Draw(2, seed), [True, True, False, True, True, True])
         return [[0, 1, 3, 4, 5].index(chosen[0]) * 5 + [0, 1, 3, 4, 5].index(chosen[1])]
 
     counts = counts_over_seeds(subset, 4000)
@@ -120,9 +241,7 @@ def test_every_subset_is_equally_likely():
 
 def test_every_record_is_equally_likely():
     def chosen(seed):
-        draw = sampling._Draw(10, seed)
-        draw.offer(np.ones(50, dtype=bool))
-        return draw.chosen().tolist()
+        return drawn(Draw(10, seed), [True] * 50)
 
     counts = counts_over_seeds(chosen, 2000)
     # Drawing without replacement shrinks the statistic by (50 - 10) / (50 - 1).
@@ -132,11 +251,8 @@ def test_every_record_is_equally_likely():
 def test_a_sample_of_a_sample_with_one_seed_is_uniform():
     # With the same keys in both draws, record 0 would come out of 42% instead of 25%.
     def chosen(seed):
-        first = sampling._Draw(2, seed)
-        first.offer(np.ones(4, dtype=bool))
-        second = sampling._Draw(1, seed)
-        second.offer(np.ones(2, dtype=bool))
-        return [first.chosen()[second.chosen()[0]]]
+        first, second = drawn(Draw(2, seed), [True] * 4), drawn(Draw(1, seed), [True] * 2)
+        return [first[second[0]]]
 
     assert chi_square(counts_over_seeds(chosen, 4000), 4, 4000) < 16.27
 
@@ -226,9 +342,7 @@ def test_length_bins_hold_their_upper_end(tmp_path, write_fasta):
 
 
 def test_nothing_that_passes_is_an_error_that_says_why(tmp_path, source):
-    with pytest.raises(
-        InputError, match=r"none of its 300 records has 50 to 60 residues"
-    ) as caught:
+    with pytest.raises(InputError, match=r"none of its 300 records passes") as caught:
         sample_fasta(source, tmp_path / "out" / "s.fasta", 10, min_length=50, max_length=60)
     assert "300 too short and 0 too long" in str(caught.value)
     assert list((tmp_path / "out").iterdir()) == []
@@ -242,7 +356,11 @@ def test_nothing_that_passes_is_an_error_that_says_why(tmp_path, source):
         ({"min_length": 9, "max_length": 8}, "at least 9 and at most 8"),
         ({"max_length": 0}, "at least 1 and at most 0"),
         ({"target": "s.fasta.gz"}, "give a name without .gz"),
+        ({"target": "s.fasta.zst"}, "give a name without .zst"),
         ({"target": "source.fasta"}, "is the source itself"),
+        ({"letters": ""}, "letters '': expected residue letters"),
+        ({"letters": "AC-"}, "letters 'AC-': expected residue letters"),
+        ({"taxa": ["9606", " "]}, "taxa: expected names or TaxIDs, one is empty"),
     ],
 )
 def test_arguments_out_of_range(tmp_path, source, options, message):
@@ -267,15 +385,17 @@ def test_a_bad_source_leaves_the_older_sample(tmp_path, source, content):
     assert {path.name: path.read_bytes() for path in target.parent.iterdir()} == before
 
 
-def test_a_source_that_shrinks_between_the_passes_is_noticed(tmp_path, source, monkeypatch):
-    survey = sampling._survey
+@pytest.mark.parametrize("content", [b">only one\nMK\n", b"", b"M" * 100_000, b">a\n" * 9000])
+def test_a_source_that_changes_before_it_is_copied_is_noticed(
+    tmp_path, source, monkeypatch, content
+):
+    copy = sampling._copy
 
-    def shrinking_survey(*arguments):
-        found = survey(*arguments)
-        source.write_bytes(b">only one\nMK\n")
-        return found
+    def changing(*arguments):
+        source.write_bytes(content)
+        return copy(*arguments)
 
-    monkeypatch.setattr(sampling, "_survey", shrinking_survey)
+    monkeypatch.setattr(sampling, "_copy", changing)
     with pytest.raises(InputError, match="changed while it was read"):
         sample_fasta(source, tmp_path / "s.fasta", 100)
-    assert not (tmp_path / "s.fasta").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["source.fasta"]

@@ -1,0 +1,72 @@
+"""What a source and a sample of it consist of: lengths, taxa, headers."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from esm_sae.sequences.selection import Sieve
+
+_TOP_TAXA = 10
+# The longest length in each bin of the histogram; one more bin is open.
+_BIN_ENDS = (64, 128, 256, 384, 512, 768, 1024, 2048, 4096)
+_BIN_NAMES = [
+    *(f"{low + 1}-{high}" for low, high in zip((0, *_BIN_ENDS), _BIN_ENDS, strict=False)),
+    f">{_BIN_ENDS[-1]}",
+]
+
+
+class LengthCounts:
+    """Counts lengths in bins.
+
+    Attributes:
+        records: records counted.
+        residues: their residues.
+        bins: (10,) records in each bin.
+    """
+
+    def __init__(self) -> None:
+        self.records = 0
+        self.residues = 0
+        self.bins = np.zeros(len(_BIN_NAMES), dtype=np.int64)
+
+    def add(self, lengths: np.ndarray) -> None:
+        """Count the lengths (R,) of some records."""
+        self.records += len(lengths)
+        self.residues += int(lengths.sum())
+        in_bin = np.searchsorted(_BIN_ENDS, lengths)
+        self.bins += np.bincount(in_bin, minlength=len(_BIN_NAMES))
+
+
+def summary_of(
+    sieve: Sieve, before: LengthCounts, after: LengthCounts, index: Path
+) -> dict[str, Any]:
+    """Summarise a sample: counts, length histogram before and after, commonest taxa.
+
+    Args:
+        sieve: what became of the source's records.
+        before: lengths of the source's records.
+        after: lengths of the sampled ones.
+        index: the sample's index table.
+    """
+    rows = pl.scan_parquet(index)
+    taxa = rows.drop_nulls("taxon").group_by("taxon").len("records").collect(engine="streaming")
+    return {
+        "read": sieve.read,
+        "passing": sieve.passing,
+        "sampled": after.records,
+        "dropped": sieve.dropped,
+        "not_drawn": sieve.passing - after.records,
+        "residues_read": before.residues,
+        "residues_sampled": after.residues,
+        "lengths": [
+            {"length": name, "read": int(read), "sampled": int(sampled)}
+            for name, read, sampled in zip(_BIN_NAMES, before.bins, after.bins, strict=True)
+        ],
+        "taxa": len(taxa),
+        "without_taxon": rows.select(pl.col("taxon").null_count()).collect().item(),
+        "top_taxa": taxa.sort("records", "taxon", descending=[True, False])
+        .head(_TOP_TAXA)
+        .to_dicts(),
+    }
