@@ -22,11 +22,20 @@ def set_quiet(quiet: bool) -> None:
 class Progress:
     """Counts the work done and shows it."""
 
-    def __init__(self, total: int | None, *, unit: str, description: str, bar: Any = None) -> None:
+    def __init__(
+        self,
+        total: int | None,
+        *,
+        unit: str,
+        description: str,
+        start: int = 0,
+        bar: Any = None,
+    ) -> None:
         self.total = total
         self.unit = unit
         self.description = description
-        self.done = 0
+        self.done = start
+        self._start = start
         self._bar = bar
         self._started = self._last_line = time.monotonic()
 
@@ -42,7 +51,7 @@ class Progress:
     def line(self) -> str:
         """Describe the state in one line: share done, rate and the time left."""
         seconds = max(time.monotonic() - self._started, 1e-9)
-        rate = self.done / seconds
+        rate = (self.done - self._start) / seconds
         if not self.total:
             return f"{self.description}: {self.done:,} {self.unit}, {rate:,.0f} {self.unit}/s"
         left = (self.total - self.done) / rate if rate else float("inf")
@@ -53,18 +62,23 @@ class Progress:
 
 
 @contextlib.contextmanager
-def progress(total: int | None, *, unit: str, description: str) -> Iterator[Progress]:
+def progress(
+    total: int | None, *, unit: str, description: str, start: int = 0
+) -> Iterator[Progress]:
     """Show the progress of a block of work.
 
     Args:
         total: number of units, or None where it is not known beforehand.
         unit: what is counted, in the plural, such as ``"residues"``.
         description: what is being done.
+        start: units done before, which count for the share done and not for the rate.
     """
     if _quiet or not sys.stderr.isatty():
-        yield Progress(total, unit=unit, description=description)
+        yield Progress(total, unit=unit, description=description, start=start)
         return
     from tqdm import tqdm
 
-    with tqdm(total=total, unit=f" {unit}", desc=description, unit_scale=True) as bar:
-        yield Progress(total, unit=unit, description=description, bar=bar)
+    with tqdm(
+        total=total, unit=f" {unit}", desc=description, unit_scale=True, initial=start
+    ) as bar:
+        yield Progress(total, unit=unit, description=description, start=start, bar=bar)

@@ -15,7 +15,7 @@ import os
 import shutil
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -96,11 +96,17 @@ def list_files(directory: PathLike, pattern: str = "*") -> list[Path]:
 
 def sha256_of(path: PathLike) -> str:
     """Return the sha256 of a file's bytes as a hexadecimal string, reading it in chunks."""
-    digest = hashlib.sha256()
+    return digests_of(path, ["sha256"])["sha256"]
+
+
+def digests_of(path: PathLike, algorithms: Iterable[str]) -> dict[str, str]:
+    """Return hexadecimal hashes of a file's bytes by several algorithms, reading it once."""
+    digests = {name: hashlib.new(name, usedforsecurity=False) for name in algorithms}
     with open_binary(path) as file:
         while chunk := file.read(_HASH_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+            for digest in digests.values():
+                digest.update(chunk)
+    return {name: digest.hexdigest() for name, digest in digests.items()}
 
 
 @contextlib.contextmanager

@@ -23,6 +23,11 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def _split_list(value: Any) -> Any:
+    """Take apart a list that came as the text of an environment variable."""
+    return [part.strip() for part in value.split(",") if part] if isinstance(value, str) else value
+
+
 class SampleSettings(_Section):
     """The two samples of the source; a smaller source gives smaller samples."""
 
@@ -36,6 +41,18 @@ class SampleSettings(_Section):
     """Most residues of a record in the small sample."""
     min_length: int = Field(default=1, ge=1)
     """Fewest residues of a record in either sample."""
+    letters: str = ""
+    """Residue letters that a record may have, such as ACDEFGHIKLMNPQRSTVWY; empty: all 26."""
+    taxa: tuple[str, ...] = ()
+    """TaxIDs, or names as the headers give them, of which a record's own must be one; empty: any.
+    In the environment separated by commas."""
+    drop_identical: bool = False
+    """Whether of records with one sequence only the first is kept."""
+
+    @field_validator("taxa", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return _split_list(value)
 
 
 class EmbeddingSettings(_Section):
@@ -81,8 +98,8 @@ class SAESettings(_Section):
 
     @field_validator("ks", mode="before")
     @classmethod
-    def _split_list(cls, value: Any) -> Any:
-        return [part for part in value.split(",") if part] if isinstance(value, str) else value
+    def _split(cls, value: Any) -> Any:
+        return _split_list(value)
 
     @field_validator("ks")
     @classmethod
@@ -117,7 +134,13 @@ class Settings(_Section):
     data_root: str = "data"
     """Folder of all outputs; a relative one is relative to the working directory."""
     source: str = "bundled"
-    """UniRef50: ``bundled`` for the bundled proteins, or the path of a FASTA file."""
+    """UniRef50: ``bundled`` for the bundled proteins, or the path or URL of a FASTA file. What an
+    HTTP(S) URL has is downloaded."""
+    source_checksum: str = ""
+    """Checksum of a downloaded source, such as ``md5:...`` or ``sha256:...``; empty: that of its
+    metalink file."""
+    source_metalink: str = ""
+    """Path or URL of the source's metalink file; empty: ``RELEASE.metalink`` beside the source."""
     similarity_clusters: str = ""
     """Parquet table of similarity clusters (sequence_id, cluster_id), or ``bundled``; decides
     with which proteins each is held out. Empty: each is its own cluster."""

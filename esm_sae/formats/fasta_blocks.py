@@ -94,7 +94,6 @@ def locate_records(content: np.ndarray, source: storage.PathLike, offset: int = 
     odd[newlines] = False
     block = Block(content, offset, starts, header_ends, ends, lengths)
     _mend_lengths(block, odd, source)
-    _require_ids(block, source)
     return block
 
 
@@ -113,12 +112,13 @@ def any_in_sequences(flags: np.ndarray, block: Block) -> np.ndarray:
 def _mend_lengths(block: Block, odd: np.ndarray, source: storage.PathLike) -> None:
     """Correct the lengths where more than letters and newlines is in a sequence.
 
-    What can be told by vector operations (CRLF, a final ``*``) is; the rest, one by one.
+    CRLF and a final ``*`` are dealt with by vector operations, anything else record by record.
     """
     if any_in_sequences(odd, block).any():
         _discount_returns(block, odd)
         _discount_stars(block, odd)
     unclear = any_in_sequences(odd, block) | (block.lengths <= 0)
+    unclear |= block.content[block.starts + 1] <= ord(" ")
     for number in np.flatnonzero(unclear).tolist():
         block.lengths[number] = _count_residues(block, number, source)
 
@@ -141,30 +141,21 @@ def _discount_stars(block: Block, odd: np.ndarray) -> None:
 
 
 def _count_residues(block: Block, number: int, source: storage.PathLike) -> int:
+    (header,) = block.headers(np.array([number]))
     (sequence,) = block.sequences(np.array([number]))
-    where = _name(block, number, source)
+    at = block.offset + int(block.starts[number])
+    where = f"{os.fspath(source)}: record '{header[:60].strip()}' at byte {at}"
+    if not header.strip(_BLANKS):
+        raise InputError(f"{where} has no id after '>'; give it one")
     if not sequence:
         raise InputError(f"{where} has no sequence; remove it or add its residues")
-    for at, letter in enumerate(sequence):
+    for position, letter in enumerate(sequence):
         if not ord("A") <= letter <= ord("Z"):
             raise InputError(
-                f"{where} has {chr(letter)!r} at residue {at + 1}, which is not a residue letter; "
-                "is this a protein FASTA file without gaps?"
+                f"{where} has {chr(letter)!r} at residue {position + 1}, which is not a residue "
+                "letter; is this a protein FASTA file without gaps?"
             )
     return len(sequence)
-
-
-def _require_ids(block: Block, source: storage.PathLike) -> None:
-    candidates = np.flatnonzero(block.content[block.starts + 1] <= ord(" "))
-    for number, header in zip(candidates.tolist(), block.headers(candidates), strict=True):
-        if not header.strip(_BLANKS):
-            raise InputError(f"{_name(block, number, source)} has no id after '>'; give it one")
-
-
-def _name(block: Block, number: int, source: storage.PathLike) -> str:
-    (header,) = block.headers(np.array([number]))
-    at = block.offset + int(block.starts[number])
-    return f"{os.fspath(source)}: record '{header[:60].strip()}' at byte {at}"
 
 
 _THREAD = threading.local()

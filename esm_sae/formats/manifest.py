@@ -44,9 +44,10 @@ class Manifest:
 
     @property
     def data_version(self) -> str:
-        """A hash of the names and contents of all files."""
+        """A hash of the names and contents of all files, behind the release where there is one."""
         names = sorted((name, entry["sha256"]) for name, entry in self.files.items())
-        return _sha256_of_json(names)
+        release = self.summary.get("release")
+        return f"{release}-{_sha256_of_json(names)}" if release else _sha256_of_json(names)
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,16 @@
 from esm_sae.formats.fasta import Record, read_fasta
 from esm_sae.formats.headers import Header, parse_header
 from esm_sae.sequences.sampling import SampleReport, sample_fasta
-from esm_sae.sequences.source import provide_source, source_location
+from esm_sae.sequences.source import SourceFile, provide_source, provided_source
 
 __all__ = [
     "Header",
     "Record",
     "SampleReport",
+    "SourceFile",
     "parse_header",
     "provide_source",
+    "provided_source",
     "read_fasta",
     "sample_fasta",
-    "source_location",
 ]

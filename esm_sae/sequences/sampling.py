@@ -57,6 +57,7 @@ def sample_fasta(
     taxa: Sequence[str] | None = None,
     drop_identical: bool = False,
     seed: int = 0,
+    sha256: str | None = None,
 ) -> SampleReport:
     """Draw ``n`` records uniformly without replacement from those that pass.
 
@@ -85,6 +86,8 @@ def sample_fasta(
             one; None is any. Their descendants are other taxa.
         drop_identical: pass only the first of the records that have one sequence.
         seed: not negative.
+        sha256: the source's hash where it is known; else it is read from the manifest beside the
+            source, or computed.
 
     Raises:
         InputError: an argument is out of range, the source cannot be read or no record passes.
@@ -110,7 +113,7 @@ def sample_fasta(
         manifest=manifest_beside(target),
         kind="sample",
         determinants={
-            "source": identity_of(source),
+            "source": identity_of(source) if sha256 is None else sha256,
             "n": n,
             **selection.determinants(),
             "seed": seed,

@@ -2,56 +2,99 @@
 
 import os
 import shutil
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 
 from esm_sae import storage
 from esm_sae.errors import InputError
 from esm_sae.formats.fasta import read_fasta
-from esm_sae.formats.manifest import Product, is_recorded, produce_files, read_manifest
+from esm_sae.formats.manifest import (
+    Product,
+    is_recorded,
+    manifest_beside,
+    produce_files,
+    read_manifest,
+)
 
 BUNDLED = "bundled"
 
-_COPY_NAME = "uniref50.fasta.gz"
-_RECORD_NAME = "uniref50.source.json"
-_MANIFEST_NAME = "uniref50.manifest.json"
+_NAME = "uniref50"
+_COPY_NAME = f"{_NAME}.fasta.gz"
+_RECORD_NAME = f"{_NAME}.source.json"
+_MANIFEST_NAME = f"{_NAME}.manifest.json"
 
 
-def provide_source(source: storage.PathLike, target_folder: storage.PathLike) -> Product:
+@dataclass(frozen=True)
+class SourceFile:
+    """The FASTA file to read.
+
+    Attributes:
+        location: its path or URL.
+        sha256: hash of its bytes.
+    """
+
+    location: str
+    sha256: str
+
+
+def provide_source(
+    source: storage.PathLike,
+    target_folder: storage.PathLike,
+    *,
+    checksum: str | None = None,
+    metalink: str | None = None,
+) -> Product:
     """Make the source of sequences known in a folder.
 
-    ``"bundled"`` copies the bundled proteins to ``uniref50.fasta.gz``. A local path or a URL is
-    not copied: ``uniref50.source.json`` records where it is, its size and its sha256, so that
-    another content is another fingerprint. ``uniref50.manifest.json`` names the one in use.
+    ``"bundled"`` copies the bundled proteins to ``uniref50.fasta.gz``. What an HTTP(S) URL has is
+    downloaded to ``uniref50.fasta``, with the ending of the URL's compression. A local path or
+    another URL (``s3://...``) is not copied. For all but the bundled proteins
+    ``uniref50.source.json`` records where the file is, its size and its sha256, so that another
+    content is another fingerprint. ``uniref50.manifest.json`` names the one in use.
+
+    Args:
+        source: ``"bundled"``, a path or a URL.
+        target_folder: where the source is made known.
+        checksum: with an HTTP(S) URL, as ``download``.
+        metalink: with an HTTP(S) URL, as ``download``.
+
+    Returns:
+        The copy, the download or the record.
 
     Raises:
-        InputError: the source is missing, a directory or not a FASTA file, or the copy would
-            replace a file that was not made here.
+        InputError: the source is missing, a directory or not a FASTA file, a download fails, or
+            the copy or the download would replace a file that was not made here.
     """
     folder = Path(target_folder)
     if source == BUNDLED:
         return _copy_bundled(folder)
+    if os.fspath(source).lower().startswith(("http://", "https://")):
+        return _download(os.fspath(source), folder, checksum, metalink)
     return _record_external(_absolute(source), folder)
 
 
-def source_location(provided: Product | storage.PathLike) -> str:
-    """Return the path or URL to read, given what ``provide_source`` returned or its folder.
+def provided_source(folder: storage.PathLike) -> SourceFile:
+    """Return the file to read, given the folder in which ``provide_source`` made it known.
 
     Raises:
-        InputError: no source was provided there.
+        InputError: no source was provided there, or a local one has another size by now.
     """
-    path = provided.path if isinstance(provided, Product) else _provided_in(Path(provided))
-    if path.name != _RECORD_NAME:
-        return os.fspath(path)
-    return str(storage.read_json(path)["path"])
-
-
-def _provided_in(folder: Path) -> Path:
+    folder = Path(folder)
     manifest = read_manifest(folder / _MANIFEST_NAME)
     if manifest is None:
         raise InputError(f"{folder}: no source of sequences was provided here; do that first")
-    (name,) = manifest.files
-    return folder / name
+    if _RECORD_NAME not in manifest.files:
+        return SourceFile(str(folder / _COPY_NAME), manifest.files[_COPY_NAME]["sha256"])
+    record = storage.read_json(folder / _RECORD_NAME)
+    # Relative to the folder where the file is in it, so that the folder can be moved.
+    location = record["path"]
+    if not storage.is_url(location):
+        location = os.path.join(folder, location)
+        if os.path.isfile(location) and os.path.getsize(location) != record["bytes"]:
+            raise InputError(f"{location}: changed since it was made known; provide it again")
+    return SourceFile(location, record["sha256"])
 
 
 def _copy_bundled(folder: Path) -> Product:
@@ -93,26 +136,55 @@ def _is_our_copy(path: Path) -> bool:
     return manifest is not None and path.name in manifest.files and is_recorded(path, manifest)
 
 
+def _download(url: str, folder: Path, checksum: str | None, metalink: str | None) -> Product:
+    # Only here: httpx is slow to import.
+    from esm_sae.sequences.download import download
+
+    target = folder / _download_name(url)
+    if target.is_file() and not _is_our_copy(target) and not _is_download(target):
+        raise InputError(
+            f"{target}: is in the way of the download and was not made here; move it away, or "
+            "name it as the source"
+        )
+    product = download(url, target, checksum=checksum, metalink=metalink)
+    _require_fasta(str(target))
+    # It may name the bundled proteins' copy, of which the download has taken the place.
+    (folder / _MANIFEST_NAME).unlink(missing_ok=True)
+    summary = product.manifest.summary
+    _record(folder, target.name, summary["bytes"], summary["sha256"], summary["url"])
+    return product
+
+
+def _download_name(url: str) -> str:
+    suffix = PurePosixPath(urlsplit(url).path).suffix.lower()
+    return f"{_NAME}.fasta{suffix}" if suffix in (".gz", ".zst") else f"{_NAME}.fasta"
+
+
+def _is_download(path: Path) -> bool:
+    manifest = read_manifest(manifest_beside(path))
+    return manifest is not None and manifest.kind == "download"
+
+
 def _record_external(location: str, folder: Path) -> Product:
     _require_fasta(location)
     copy = folder / _COPY_NAME
     if not storage.is_url(location) and copy.is_file() and copy.samefile(location):
         _require_not_our_copy(copy)
-    record = {
-        "path": location,
-        "bytes": _size_of(location),
-        "sha256": storage.sha256_of(location),
-    }
+    return _record(folder, location, _size_of(location), storage.sha256_of(location), location)
+
+
+def _record(folder: Path, path: str, size: int, sha256: str, source: str) -> Product:
+    record = {"path": path, "bytes": size, "sha256": sha256}
 
     def build(paths: list[Path]) -> dict[str, Any]:
         paths[0].write_bytes(storage.encode_json(record))
-        return {"source": location, "bytes": record["bytes"], "sha256": record["sha256"]}
+        return {"source": source, "bytes": size, "sha256": sha256}
 
     return produce_files(
         [folder / _RECORD_NAME],
         manifest=folder / _MANIFEST_NAME,
         kind="source",
-        determinants={"source": location, "sha256": record["sha256"]},
+        determinants={"source": source, "sha256": sha256},
         build=build,
     )
 

@@ -26,15 +26,28 @@ def sequence_assets(settings: Settings) -> list[dg.AssetsDefinition]:
         group_name=GROUP,
         owners=OWNERS,
         kinds={"fasta"},
-        code_version=code_version(1, settings.source, _state_of(settings.source)),
+        code_version=code_version(
+            2,
+            settings.source,
+            _state_of(settings.source),
+            settings.source_checksum,
+            settings.source_metalink,
+        ),
     )
     def uniref50_fasta(data: DataRoot) -> dg.MaterializeResult:
         """UniRef50 as it came: one FASTA record is one cluster's representative protein.
 
-        The bundled proteins stand in for it in the demo; an external file is recorded, not copied.
+        What an HTTP(S) URL has is downloaded, resumed after a break and verified; the release is
+        part of the data version. Another external file is recorded, not copied. The bundled
+        proteins stand in for it in the demo.
         """
         with metadata.materializing() as clock:
-            product = sequences.provide_source(settings.source, data.path())
+            product = sequences.provide_source(
+                settings.source,
+                data.path(),
+                checksum=settings.source_checksum or None,
+                metalink=settings.source_metalink or None,
+            )
             return metadata.result(product, clock)
 
     @dg.asset(
@@ -43,22 +56,35 @@ def sequence_assets(settings: Settings) -> list[dg.AssetsDefinition]:
         kinds={"fasta", "parquet"},
         deps=[uniref50_fasta],
         code_version=code_version(
-            1, samples.large_size, samples.large_max_length, samples.min_length, settings.seed
+            2,
+            samples.large_size,
+            samples.large_max_length,
+            samples.min_length,
+            samples.letters,
+            samples.taxa,
+            samples.drop_identical,
+            settings.seed,
         ),
     )
     def uniref50_10M_sample(config: SampleConfig, data: DataRoot) -> dg.MaterializeResult:
         """Uniform sample of UniRef50, at most 10 million proteins of at most 2,048 residues.
 
-        One record is one protein; its index table has the same order.
+        One record is one protein; its index table has the same order. Where the settings name
+        letters or taxa, only proteins of those are drawn.
         """
         with metadata.materializing() as clock:
+            source = sequences.provided_source(data.path())
             report = sequences.sample_fasta(
-                sequences.source_location(data.path()),
+                source.location,
                 data.sample(LARGE_SAMPLE),
                 samples.large_size,
                 min_length=samples.min_length,
                 max_length=samples.large_max_length,
+                letters=samples.letters or None,
+                taxa=samples.taxa or None,
+                drop_identical=samples.drop_identical,
                 seed=config.seed,
+                sha256=source.sha256,
             )
             return _sample_result(report, clock, config.seed)
 
@@ -68,7 +94,7 @@ def sequence_assets(settings: Settings) -> list[dg.AssetsDefinition]:
         kinds={"fasta", "parquet"},
         deps=[uniref50_10M_sample],
         code_version=code_version(
-            1, samples.small_size, samples.small_max_length, samples.min_length, settings.seed
+            2, samples.small_size, samples.small_max_length, samples.min_length, settings.seed
         ),
     )
     def uniref50_1M_sample(config: SampleConfig, data: DataRoot) -> dg.MaterializeResult:

@@ -42,6 +42,13 @@ def test_the_line_without_a_total(clock):
     assert work.line() == "reading: 2,000 records, 500 records/s"
 
 
+def test_what_was_done_before_counts_for_the_share_and_not_for_the_rate(clock):
+    work = Progress(1000, unit="bytes", description="downloading", start=600)
+    clock.now += 2
+    work.update(200)
+    assert work.line() == "downloading: 800 of 1,000 bytes (80%), 100 bytes/s, 2 s left"
+
+
 def test_off_a_terminal_there_is_a_line_every_ten_seconds(clock, caplog):
     caplog.set_level(logging.INFO, "esm_sae")
     with progress(40, unit="rows", description="working") as work:
@@ -74,3 +81,10 @@ def test_on_a_terminal_there_is_a_bar(monkeypatch, capsys):
     shown = capsys.readouterr().err
     assert "working" in shown
     assert "100%" in shown
+
+
+def test_a_bar_starts_with_what_was_done_before(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with progress(4, unit="rows", description="working", start=3) as work:
+        assert work.done == 3
+    assert " 75%" in capsys.readouterr().err

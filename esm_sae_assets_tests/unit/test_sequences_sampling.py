@@ -34,7 +34,9 @@ def naive_sample(content, n, seed, *, passes):
 
 def parts_of(raw):
     header, _, lines = raw.partition(b"\n")
-    return header[1:].rstrip(b"\r").decode(), b"".join(lines.split()).upper().removesuffix(b"*").decode()
+    return header[1:].rstrip(b"\r").decode(), b"".join(lines.split()).upper().removesuffix(
+        b"*"
+    ).decode()
 
 
 def length_within(shortest, longest):

@@ -1,9 +1,14 @@
+import functools
+import hashlib
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
 import pytest
 
 from esm_sae.data import bundled_fasta
 from esm_sae.errors import InputError
 from esm_sae.formats.manifest import identity_of, read_manifest
-from esm_sae.sequences import provide_source, read_fasta, sample_fasta, source_location
+from esm_sae.sequences import SourceFile, provide_source, provided_source, read_fasta, sample_fasta
 
 
 def names_in(folder):
@@ -21,16 +26,16 @@ def test_the_bundled_proteins_are_copied(tmp_path):
     assert names_in(tmp_path / "data") == ["uniref50.fasta.gz", "uniref50.manifest.json"]
     assert copy.read_bytes() == bundled_fasta().read_bytes()
     assert product.manifest.summary["sha256"] == identity_of(copy)
-    assert source_location(product) == source_location(tmp_path / "data") == str(copy)
+    assert provided_source(tmp_path / "data") == SourceFile(str(copy), identity_of(copy))
     assert provide_source("bundled", tmp_path / "data").unchanged
-    assert next(read_fasta(source_location(product))).sequence
+    assert next(read_fasta(provided_source(tmp_path / "data").location)).sequence
 
 
 def test_a_local_file_is_recorded_and_not_copied(tmp_path, fasta, monkeypatch):
     monkeypatch.chdir(tmp_path)
     product = provide_source("own.fasta", tmp_path / "data")
     assert names_in(tmp_path / "data") == ["uniref50.manifest.json", "uniref50.source.json"]
-    assert source_location(product) == source_location(tmp_path / "data") == str(fasta)
+    assert provided_source(tmp_path / "data") == SourceFile(str(fasta), identity_of(fasta))
     assert product.manifest.summary == {
         "source": str(fasta),
         "bytes": fasta.stat().st_size,
@@ -56,9 +61,10 @@ def test_a_url_is_recorded_and_read_by_the_next_step(tmp_path, fasta):
     url = "memory://source/own.fasta"
     with fsspec.open(url, "wb") as file:
         file.write(fasta.read_bytes())
-    product = provide_source(url, tmp_path / "data")
-    assert source_location(product) == url
-    report = sample_fasta(source_location(product), tmp_path / "data" / "s.fasta", 5)
+    provide_source(url, tmp_path / "data")
+    source = provided_source(tmp_path / "data")
+    assert source == SourceFile(url, identity_of(fasta))
+    report = sample_fasta(source.location, tmp_path / "data" / "s.fasta", 5)
     assert report.sampled == 5
     assert provide_source(url, tmp_path / "data").unchanged
 
@@ -67,9 +73,9 @@ def test_the_last_source_provided_is_the_one_in_use(tmp_path, fasta):
     folder = tmp_path / "data"
     provide_source("bundled", folder)
     provide_source(fasta, folder)
-    assert source_location(folder) == str(fasta)
+    assert provided_source(folder).location == str(fasta)
     provide_source("bundled", folder)
-    assert source_location(folder) == str(folder / "uniref50.fasta.gz")
+    assert provided_source(folder).location == str(folder / "uniref50.fasta.gz")
 
 
 def test_a_file_that_someone_put_there_is_not_replaced(tmp_path, write_fasta, random_proteins):
@@ -78,7 +84,8 @@ def test_a_file_that_someone_put_there_is_not_replaced(tmp_path, write_fasta, ra
     with pytest.raises(InputError, match="was not made here"):
         provide_source("bundled", tmp_path / "data")
     assert own.read_bytes() == content
-    assert source_location(provide_source(own, tmp_path / "data")) == str(own)
+    provide_source(own, tmp_path / "data")
+    assert provided_source(tmp_path / "data").location == str(own)
     with pytest.raises(InputError, match="was not made here"):
         provide_source("bundled", tmp_path / "data")
     assert own.read_bytes() == content
@@ -91,7 +98,8 @@ def test_a_download_in_place_of_the_copy_is_kept(tmp_path, write_fasta, random_p
     content = own.read_bytes()
     with pytest.raises(InputError, match="was not made here"):
         provide_source("bundled", folder)
-    assert source_location(provide_source(own, folder)) == str(own)
+    provide_source(own, folder)
+    assert provided_source(folder).location == str(own)
     assert own.read_bytes() == content
 
 
@@ -132,4 +140,82 @@ def test_a_source_that_is_missing_or_a_directory_is_refused(tmp_path):
 
 def test_a_folder_without_a_source_is_refused(tmp_path):
     with pytest.raises(InputError, match="no source of sequences was provided here"):
-        source_location(tmp_path)
+        provided_source(tmp_path)
+
+
+def test_a_local_source_of_another_size_is_refused(tmp_path, fasta, write_fasta, random_proteins):
+    provide_source(fasta, tmp_path / "data")
+    write_fasta(random_proteins(21), "own.fasta")
+    with pytest.raises(InputError, match="changed since it was made known"):
+        provided_source(tmp_path / "data")
+
+
+@pytest.fixture
+def serve(tmp_path):
+    """Return a function that serves a folder over HTTP and returns the address."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    handler = functools.partial(QuietHandler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield folder, f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+METALINK = (
+    '<metalink version="3.0" xmlns="http://www.metalinker.org/"><version>2026_05</version><files>'
+    '<file name="uniref50.fasta.gz"><verification><hash type="md5">{}</hash></verification></file>'
+    "</files></metalink>"
+)
+
+
+def test_a_url_is_downloaded_and_its_release_is_the_data_version(
+    tmp_path, serve, write_fasta, random_proteins
+):
+    served, address = serve
+    folder = tmp_path / "data"
+    content = write_fasta(random_proteins(20), "served/uniref50.fasta.gz").read_bytes()
+    (served / "RELEASE.metalink").write_text(METALINK.format(hashlib.md5(content).hexdigest()))
+    provide_source("bundled", folder)
+    product = provide_source(f"{address}/uniref50.fasta.gz", folder)
+    assert product.path.read_bytes() == content
+    assert product.manifest.data_version.startswith("2026_05-")
+    assert product.manifest.summary["verified"]
+    source = provided_source(folder)
+    assert source == SourceFile(str(product.path), hashlib.sha256(content).hexdigest())
+    assert provide_source(f"{address}/uniref50.fasta.gz", folder).unchanged
+    (tmp_path / "moved").mkdir()
+    folder.rename(tmp_path / "moved" / "data")
+    moved = provided_source(tmp_path / "moved" / "data")
+    assert sample_fasta(moved.location, tmp_path / "s.fasta", 5, sha256=moved.sha256).sampled == 5
+
+
+def test_a_download_does_not_replace_a_file_that_someone_put_there(
+    tmp_path, serve, write_fasta, random_proteins
+):
+    _, address = serve
+    write_fasta(random_proteins(20), "served/x.fasta.gz")
+    own = write_fasta(random_proteins(3), "data/uniref50.fasta.gz")
+    content = own.read_bytes()
+    with pytest.raises(InputError, match="in the way of the download"):
+        provide_source(f"{address}/x.fasta.gz", tmp_path / "data")
+    assert own.read_bytes() == content
+    assert provide_source(f"{address}/x.fasta.gz", tmp_path / "other").path.is_file()
+    with pytest.raises(InputError, match="was not made here"):
+        provide_source("bundled", tmp_path / "other")
+
+
+def test_a_download_that_is_no_fasta_is_not_used(tmp_path, serve):
+    served, address = serve
+    (served / "x.fasta").write_text("no fasta")
+    with pytest.raises(InputError, match="does not start with '>'"):
+        provide_source(f"{address}/x.fasta", tmp_path / "data")
+    with pytest.raises(InputError, match="no source of sequences"):
+        provided_source(tmp_path / "data")

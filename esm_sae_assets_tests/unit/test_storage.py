@@ -114,6 +114,17 @@ def test_swap_folder_without_an_old_one(tmp_path):
     assert names_in(tmp_path) == ["target"]
 
 
+def test_hashes_of_several_kinds_are_made_in_one_read(tmp_path, monkeypatch):
+    content = b"0123456789" * 100
+    (tmp_path / "x").write_bytes(content)
+    monkeypatch.setattr(storage, "_HASH_CHUNK", 64)
+    assert storage.digests_of(tmp_path / "x", ["md5", "sha256"]) == {
+        "md5": hashlib.md5(content).hexdigest(),
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+    assert storage.sha256_of(tmp_path / "x") == hashlib.sha256(content).hexdigest()
+
+
 HOLD = """
 import sys
 from esm_sae import storage
