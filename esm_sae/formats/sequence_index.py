@@ -9,7 +9,7 @@ import polars as pl
 from esm_sae import storage
 from esm_sae.formats.fasta_blocks import Block
 from esm_sae.formats.fasta_reading import read_blocks
-from esm_sae.formats.headers import parse_headers
+from esm_sae.formats.headers import OTHER, parse_headers
 from esm_sae.formats.manifest import manifest_beside, read_manifest
 
 SCHEMA = {
@@ -31,9 +31,13 @@ class IndexWriter:
     """Writes the index of a FASTA file as its records become known.
 
     Memory is bounded by some 200,000 rows: finished parts wait in a folder until all are joined.
+
+    Attributes:
+        unrecognised: records whose header is in the style of neither UniRef nor UniProtKB.
     """
 
     def __init__(self, folder: Path) -> None:
+        self.unrecognised = 0
         self._folder = folder
         self._parts: list[Path] = []
         self._rows: list[pl.DataFrame] = []
@@ -48,16 +52,21 @@ class IndexWriter:
 
     def finish(self, target: Path) -> None:
         """Write the table, in the order in which the records were added."""
-        table = _parsed(self._rows).lazy()
+        table = self._take_rows().lazy()
         if self._parts:
             table = pl.concat([pl.scan_parquet(self._parts), table])
         table.sink_parquet(target, row_group_size=_ROWS_PER_GROUP)
 
     def _close_part(self) -> None:
         path = self._folder / f"index_{len(self._parts):06d}.parquet"
-        _parsed(self._rows).write_parquet(path, compression="lz4")
+        self._take_rows().write_parquet(path, compression="lz4")
         self._parts.append(path)
+
+    def _take_rows(self) -> pl.DataFrame:
+        rows = _parsed(self._rows)
+        self.unrecognised += int((rows["style"] == OTHER).sum())
         self._rows, self._waiting = [], 0
+        return rows.select(list(SCHEMA))
 
 
 def index_of(fasta: storage.PathLike) -> pl.DataFrame:
@@ -77,7 +86,8 @@ def scan_index(fasta: storage.PathLike) -> pl.LazyFrame:
     table = _trusted_table(fasta)
     if table is not None:
         return pl.scan_parquet(table)
-    return _parsed([_unparsed(block) for block in read_blocks(fasta)]).lazy()
+    rows = _parsed([_unparsed(block) for block in read_blocks(fasta)])
+    return rows.lazy().select(list(SCHEMA))
 
 
 def index_path(fasta: storage.PathLike) -> Path:
@@ -99,9 +109,10 @@ def _unparsed(block: Block) -> pl.DataFrame:
 
 
 def _parsed(rows: list[pl.DataFrame]) -> pl.DataFrame:
+    """Add what the headers say, and their style."""
     frame = pl.concat([pl.DataFrame(schema=_UNPARSED), *rows])
     names = [name for name in SCHEMA if name not in _UNPARSED]
-    return frame.hstack(parse_headers(frame["header"]).select(names).collect()).select(list(SCHEMA))
+    return frame.hstack(parse_headers(frame["header"]).select(*names, "style").collect())
 
 
 def _trusted_table(fasta: storage.PathLike) -> Path | None:

@@ -105,8 +105,8 @@ def sample_fasta(
             drawn = _draw(source, selection, Draw(n, seed), folder)
             if not drawn.sieve.passing:
                 raise _nothing_passes(source, drawn.sieve, selection)
-            lengths = _copy(drawn, source, paths, folder)
-        return summary_of(drawn.sieve, drawn.lengths, lengths, paths[1])
+            lengths, unrecognised = _copy(drawn, source, paths, folder)
+        return summary_of(drawn.sieve, drawn.lengths, lengths, paths[1], unrecognised)
 
     product = produce_files(
         [target, index_path(target)],
@@ -163,8 +163,10 @@ def _draw(source: storage.PathLike, selection: Selection, draw: Draw, folder: Pa
     return _Drawn(aside or Path(source), offsets, sizes, sieve, lengths)
 
 
-def _copy(drawn: _Drawn, source: storage.PathLike, paths: list[Path], folder: Path) -> LengthCounts:
-    """Write the drawn records and their index; return their lengths."""
+def _copy(
+    drawn: _Drawn, source: storage.PathLike, paths: list[Path], folder: Path
+) -> tuple[LengthCounts, int]:
+    """Write the drawn records and their index; return their lengths and unrecognised headers."""
     index, lengths = IndexWriter(folder), LengthCounts()
     with (
         storage.open_binary(drawn.path) as file,
@@ -180,7 +182,7 @@ def _copy(drawn: _Drawn, source: storage.PathLike, paths: list[Path], folder: Pa
             lengths.add(block.lengths)
             bar.update(len(sizes))
     index.finish(paths[1])
-    return lengths
+    return lengths, index.unrecognised
 
 
 def _read_records(
@@ -191,10 +193,10 @@ def _read_records(
     content = b"".join([os.pread(descriptor, size, offset) for size, offset in places])
     if not content.endswith(b"\n"):
         content += b"\n"
-    try:
-        block = locate_records(np.frombuffer(content, dtype=np.uint8), source, position)
-    except InputError:
-        block = None
+    block = None
+    if content.startswith(b">"):
+        with contextlib.suppress(InputError):
+            block = locate_records(np.frombuffer(content, dtype=np.uint8), source, position)
     if block is None or not np.array_equal(block.ends - block.starts, sizes):
         raise InputError(f"{source}: changed while it was read; sample it again")
     return block

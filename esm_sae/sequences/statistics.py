@@ -40,7 +40,7 @@ class LengthCounts:
 
 
 def summary_of(
-    sieve: Sieve, before: LengthCounts, after: LengthCounts, index: Path
+    sieve: Sieve, before: LengthCounts, after: LengthCounts, index: Path, unrecognised: int
 ) -> dict[str, Any]:
     """Summarise a sample: counts, length histogram before and after, commonest taxa.
 
@@ -49,6 +49,7 @@ def summary_of(
         before: lengths of the source's records.
         after: lengths of the sampled ones.
         index: the sample's index table.
+        unrecognised: sampled records whose header is of no known style.
     """
     rows = pl.scan_parquet(index)
     taxa = rows.drop_nulls("taxon").group_by("taxon").len("records").collect(engine="streaming")
@@ -65,6 +66,7 @@ def summary_of(
             for name, read, sampled in zip(_BIN_NAMES, before.bins, after.bins, strict=True)
         ],
         "taxa": len(taxa),
+        "unrecognised_headers": unrecognised,
         "without_taxon": rows.select(pl.col("taxon").null_count()).collect().item(),
         "top_taxa": taxa.sort("records", "taxon", descending=[True, False])
         .head(_TOP_TAXA)

@@ -6,6 +6,7 @@ import dagster as dg
 
 from esm_sae import sequences
 from esm_sae.formats.sequence_index import index_path
+from esm_sae.sequences.figures import sample_figure
 from esm_sae_assets import metadata
 from esm_sae_assets.assets import OWNERS
 from esm_sae_assets.resources import DataRoot
@@ -129,4 +130,7 @@ def _sample_result(
     report: "sequences.SampleReport", clock: metadata.Clock, seed: int
 ) -> dg.MaterializeResult:
     index = index_path(report.product.path)
-    return metadata.result(report.product, clock, table=index, seed=seed)
+    figure = sample_figure(report.product.manifest.summary)
+    return metadata.result(
+        report.product, clock, table=index, composition=metadata.plot(figure, "sample"), seed=seed
+    )

@@ -16,6 +16,7 @@ from esm_sae.formats.headers import parse_header
 from esm_sae.formats.sequence_index import index_of, index_path
 from esm_sae.sequences import identical, sampling
 from esm_sae.sequences.draw import Draw
+from esm_sae.sequences.figures import sample_figure
 from esm_sae.sequences.sampling import sample_fasta
 
 
@@ -324,6 +325,25 @@ def test_the_summary_adds_up(tmp_path, source):
     counts = [row["records"] for row in summary["top_taxa"]]
     assert counts == sorted(counts, reverse=True)
     assert (summary["taxa"], summary["without_taxon"]) == (len(taxa), 0)
+    assert summary["unrecognised_headers"] == 0
+
+
+def test_headers_of_no_known_style_are_counted(tmp_path, write_fasta, random_proteins, monkeypatch):
+    monkeypatch.setattr(sequence_index, "_ROWS_PER_PART", 8)
+    odd = [(f"p{number} what n=many", "MK") for number in range(13)]
+    source = write_fasta([*random_proteins(20), *odd, ("sp|A|B c OS=d", "MK")], "source.fasta")
+    summary = sample_fasta(source, tmp_path / "s.fasta", 99).product.manifest.summary
+    assert (summary["unrecognised_headers"], summary["without_taxon"]) == (13, 13)
+
+
+def test_a_sample_is_drawn_as_a_picture(tmp_path, source, write_fasta):
+    summary = sample_fasta(source, tmp_path / "s.fasta", 40, max_length=30).product.manifest.summary
+    assert sample_figure(summary) == sample_figure(summary)
+    odd = summary | {"top_taxa": [{"taxon": "a $ b_{c$ " + "d" * 99, "records": 3}]}
+    no_taxa = summary | {"top_taxa": [], "taxa": 0}
+    pictures = {sample_figure(each) for each in (summary, odd, no_taxa)}
+    assert all(picture.startswith(b"\x89PNG") for picture in pictures)
+    assert len(pictures) == 3
 
 
 def test_length_bins_hold_their_upper_end(tmp_path, write_fasta):
