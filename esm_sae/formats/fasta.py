@@ -9,9 +9,8 @@ import numpy as np
 
 from esm_sae import storage
 from esm_sae.errors import InputError
-from esm_sae.formats.compression import compression_of
 from esm_sae.formats.fasta_blocks import Block, locate_records
-from esm_sae.formats.fasta_reading import read_blocks
+from esm_sae.formats.fasta_reading import is_seekable, read_blocks
 
 # Records that lie closer are read in one go, with all between them.
 _BYTES_WORTH_A_SEEK = 1 << 16
@@ -70,11 +69,6 @@ def read_at(source: storage.PathLike, offsets: Sequence[int]) -> Iterator[Record
         return _seek_each(source, offsets)
     _require_start(source, offsets[0])
     return _read_through(source, offsets, start=offsets[0])
-
-
-def is_seekable(source: storage.PathLike) -> bool:
-    """Whether records of the file can be read by seeking: it is local and not compressed."""
-    return not storage.is_url(source) and compression_of(source) is None
 
 
 def _read_through(

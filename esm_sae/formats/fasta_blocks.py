@@ -114,10 +114,12 @@ def _mend_lengths(block: Block, odd: np.ndarray, source: storage.PathLike) -> No
 
     CRLF and a final ``*`` are dealt with by vector operations, anything else record by record.
     """
-    if any_in_sequences(odd, block).any():
+    unclear = any_in_sequences(odd, block)
+    if unclear.any():
         _discount_returns(block, odd)
         _discount_stars(block, odd)
-    unclear = any_in_sequences(odd, block) | (block.lengths <= 0)
+        unclear = any_in_sequences(odd, block)
+    unclear |= block.lengths <= 0
     unclear |= block.content[block.starts + 1] <= ord(" ")
     for number in np.flatnonzero(unclear).tolist():
         block.lengths[number] = _count_residues(block, number, source)

@@ -12,9 +12,8 @@ import numpy as np
 
 from esm_sae import storage
 from esm_sae.errors import InputError
-from esm_sae.formats.fasta import is_seekable
 from esm_sae.formats.fasta_blocks import Block, locate_records
-from esm_sae.formats.fasta_reading import BlockReader
+from esm_sae.formats.fasta_reading import BlockReader, is_seekable
 from esm_sae.formats.manifest import Product, identity_of, manifest_beside, produce_files
 from esm_sae.formats.sequence_index import IndexWriter, index_path
 from esm_sae.progress import progress

@@ -18,7 +18,7 @@ import polars as pl
 from backports import zstd
 
 from esm_sae.errors import InputError
-from esm_sae.formats import fasta_reading
+from esm_sae.formats import fasta_streams
 from esm_sae.formats.compression import decompressed
 from esm_sae.formats.fasta import records_of
 from esm_sae.formats.fasta_blocks import locate_records
@@ -72,10 +72,10 @@ CHECKS: dict[str, Callable[[bytes], None]] = {
 
 
 def _by_blocks(content: bytes, block_bytes: int) -> Found:
-    buffer = fasta_reading._new_buffer(block_bytes)
+    buffer = fasta_streams.new_buffer(block_bytes)
     found = []
     try:
-        for filled in fasta_reading._fill_buffers(io.BytesIO(content), "x", lambda: buffer):
+        for filled in fasta_streams.fill_buffers(io.BytesIO(content), "x", lambda: buffer):
             part = filled.buffer[filled.start : filled.stop]
             block = locate_records(part, "x", filled.offset)
             every = range(len(block.starts))

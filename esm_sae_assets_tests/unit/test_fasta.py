@@ -90,26 +90,36 @@ def test_records_of_any_layout_are_read(tmp_path_factory, layout, compression, b
     assert [record.offset for record in found] == starts
 
 
-@given(layouts(), st.sampled_from([4, 40, 1 << 20]))
-def test_reading_ahead_gives_the_same_blocks(tmp_path_factory, layout, block_bytes):
+@given(layouts(), st.sampled_from(sorted(COMPRESSIONS)), st.sampled_from([4, 40, 1 << 20]))
+def test_reading_ahead_finds_the_same_records(tmp_path_factory, layout, compression, block_bytes):
     _, content = layout
     path = tmp_path_factory.mktemp("fasta") / "x.fasta"
-    path.write_bytes(content)
+    path.write_bytes(COMPRESSIONS[compression](content))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fasta_reading, "_BLOCK_BYTES", block_bytes)
-        blocks = [fields_of(block) for block in fasta_reading.read_blocks(path)]
+        patch.setattr(fasta_reading, "_SLACK", block_bytes)
         with fasta_reading.BlockReader(path) as reader:
-            assert [fields_of(block) for block in reader] == blocks
-            assert reader.bytes_read == reader.bytes_total == len(content)
+            found = read_through(reader)
+            assert reader.bytes_read == reader.bytes_total == path.stat().st_size
+    assert found == list(read_fasta(path))
 
 
-def fields_of(block):
-    return [block.offset, *(np.asarray(field).tolist() for field in block)]
+def read_through(reader):
+    """Read all records; what they are must not depend on the numbers in the block."""
+    found = []
+    for block in reader:
+        records = fasta.records_of(block, np.arange(len(block.starts)))
+        assert [len(record.sequence) for record in records] == block.lengths.tolist()
+        found += records
+    return found
 
 
-def test_a_reader_that_is_left_early_ends_its_threads(write_fasta, random_proteins, monkeypatch):
+@pytest.mark.parametrize("name", ["x.fasta", "x.fasta.gz"])
+def test_a_reader_that_is_left_early_ends_its_threads(
+    write_fasta, random_proteins, monkeypatch, name
+):
     monkeypatch.setattr(fasta_reading, "_BLOCK_BYTES", 100)
-    path = write_fasta(random_proteins(1000))
+    path = write_fasta(random_proteins(1000), name)
     before = threading.active_count()
     with fasta_reading.BlockReader(path) as reader:
         next(iter(reader))
@@ -167,6 +177,10 @@ BAD = {
     "a star inside": (b">a\nMK*V\n", "has '*' at residue 3"),
     "not ASCII": (">a\nMÄ\n".encode(), "at residue 2"),
     "binary": (bytes(range(256)), "does not start with '>'"),
+    "far behind blank lines": (b"\n" * 300 + b"MK\n>a\nMK\n", "does not start with '>'"),
+    "many blank lines": (b" \n" * 300, "empty, it holds no FASTA record"),
+    "an indented start": (b"\n >a\nMK\n>b\nMK\n", "does not start with '>'"),
+    "two errors": (b">a\nMK\n>\nMK\n>c\n1\n", "record '' at byte 6 has no id"),
     "truncated gzip": (
         gzip.compress(b">a\n" + b"ACDEFGHIKLMNPQRSTVWY" * 99 + b"\n")[:-9],
         "the gzip stream is truncated or damaged",
@@ -180,7 +194,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_files_are_refused_in_one_line_that_names_file_and_record(tmp_path, case):
+def test_bad_files_are_refused_in_one_line_that_names_file_and_record(tmp_path, monkeypatch, case):
     content, message = BAD[case]
     path = tmp_path / "bad.fasta"
     path.write_bytes(content)
@@ -189,6 +203,12 @@ def test_bad_files_are_refused_in_one_line_that_names_file_and_record(tmp_path, 
     assert message in str(caught.value)
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)
+    for block_bytes in (4, 100, 1 << 20):
+        monkeypatch.setattr(fasta_reading, "_BLOCK_BYTES", block_bytes)
+        monkeypatch.setattr(fasta_reading, "_SLACK", 1)
+        with fasta_reading.BlockReader(path) as reader, pytest.raises(InputError) as ahead:
+            read_through(reader)
+        assert str(ahead.value) == str(caught.value)
 
 
 def test_a_flipped_bit_in_gzip_is_found(tmp_path):
