@@ -42,10 +42,11 @@ class Block(NamedTuple):
     def headers(self, records: np.ndarray) -> list[str]:
         """Return the headers of the records with the given numbers in the block."""
         view = self.content.data
-        return [
-            bytes(view[start:end]).rstrip(b"\r").decode("utf-8", errors="replace")
-            for start, end in self._spans(self.starts[records] + 1, self.header_ends[records])
-        ]
+        spans = self._spans(self.starts[records] + 1, self.header_ends[records])
+        # One decoding of all is several times as fast as one of each.
+        text = b"\n".join([view[start:end] for start, end in spans]).decode(errors="replace")
+        headers = text.split("\n") if len(records) else []
+        return [header.rstrip("\r") for header in headers] if "\r" in text else headers
 
     def sequences(self, records: np.ndarray) -> list[bytes]:
         """Return the residues of the records with the given numbers, in upper case."""

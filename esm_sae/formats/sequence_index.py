@@ -55,7 +55,10 @@ class IndexWriter:
         table = self._take_rows().lazy()
         if self._parts:
             table = pl.concat([pl.scan_parquet(self._parts), table])
-        table.sink_parquet(target, row_group_size=_ROWS_PER_GROUP)
+        # Of zstd, level 1 makes these tables both smaller and faster than its default.
+        table.sink_parquet(
+            target, row_group_size=_ROWS_PER_GROUP, compression="zstd", compression_level=1
+        )
 
     def _close_part(self) -> None:
         path = self._folder / f"index_{len(self._parts):06d}.parquet"

@@ -1,7 +1,7 @@
 """Uniform samples of FASTA files, without replacement and of exact size."""
 
 import contextlib
-import os
+import mmap
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -168,37 +168,54 @@ def _copy(
     """Write the drawn records and their index; return their lengths and unrecognised headers."""
     index, lengths = IndexWriter(folder), LengthCounts()
     with (
-        storage.open_binary(drawn.path) as file,
         paths[0].open("wb") as out,
         progress(len(drawn.sizes), unit="records", description="copying the sample") as bar,
     ):
-        for first in range(0, len(drawn.sizes), _RECORDS_PER_BATCH):
-            batch = slice(first, first + _RECORDS_PER_BATCH)
-            offsets, sizes = drawn.offsets[batch], drawn.sizes[batch].astype(np.int64)
-            block = _read_records(file.fileno(), offsets, sizes, source, out.tell())
+        for block in _drawn_blocks(drawn, source):
             out.write(block.content.data)
             index.add(block)
             lengths.add(block.lengths)
-            bar.update(len(sizes))
+            bar.update(len(block.starts))
     index.finish(paths[1])
     return lengths, index.unrecognised
 
 
-def _read_records(
-    descriptor: int, offsets: np.ndarray, sizes: np.ndarray, source: storage.PathLike, position: int
-) -> Block:
-    """Read records by seeking, and find them as they were when they were drawn."""
-    places = zip(sizes.tolist(), offsets.tolist(), strict=True)
-    content = b"".join([os.pread(descriptor, size, offset) for size, offset in places])
-    if not content.endswith(b"\n"):
-        content += b"\n"
-    block = None
-    if content.startswith(b">"):
-        with contextlib.suppress(InputError):
-            block = locate_records(np.frombuffer(content, dtype=np.uint8), source, position)
-    if block is None or not np.array_equal(block.ends - block.starts, sizes):
-        raise InputError(f"{source}: changed while it was read; sample it again")
-    return block
+def _drawn_blocks(drawn: _Drawn, source: storage.PathLike) -> Iterator[Block]:
+    """Read the drawn records; a block's offset is that in the sample."""
+    changed = InputError(f"{source}: changed while it was read; sample it again")
+    if not drawn.path.stat().st_size:
+        raise changed
+    position = 0
+    with (
+        drawn.path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+    ):
+        for first in range(0, len(drawn.sizes), _RECORDS_PER_BATCH):
+            batch = slice(first, first + _RECORDS_PER_BATCH)
+            block = _find_records(content, drawn.offsets[batch], drawn.sizes[batch], position)
+            if block is None:
+                raise changed
+            # What was read is not to count as memory in use.
+            content.madvise(mmap.MADV_DONTNEED)
+            yield block
+            position += len(block.content)
+
+
+def _find_records(
+    content: mmap.mmap, offsets: np.ndarray, sizes: np.ndarray, position: int
+) -> Block | None:
+    """Return the records at some offsets; None if they are not what was drawn there."""
+    places = zip(offsets.tolist(), sizes.tolist(), strict=True)
+    records = b"".join([content[offset : offset + size] for offset, size in places])
+    if not records.endswith(b"\n"):
+        records += b"\n"
+    if not records.startswith(b">"):
+        return None
+    try:
+        block = locate_records(np.frombuffer(records, dtype=np.uint8), "", position)
+    except InputError:
+        return None
+    return block if np.array_equal(block.ends - block.starts, sizes) else None
 
 
 @contextlib.contextmanager

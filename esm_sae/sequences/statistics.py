@@ -18,25 +18,30 @@ _BIN_NAMES = [
 
 
 class LengthCounts:
-    """Counts lengths in bins.
+    """Counts lengths.
 
     Attributes:
         records: records counted.
         residues: their residues.
-        bins: (10,) records in each bin.
     """
 
     def __init__(self) -> None:
         self.records = 0
         self.residues = 0
-        self.bins = np.zeros(len(_BIN_NAMES), dtype=np.int64)
+        # For each length up to the last bin's end; the longer ones together.
+        self._counts = np.zeros(_BIN_ENDS[-1] + 2, dtype=np.int64)
 
     def add(self, lengths: np.ndarray) -> None:
         """Count the lengths (R,) of some records."""
         self.records += len(lengths)
         self.residues += int(lengths.sum())
-        in_bin = np.searchsorted(_BIN_ENDS, lengths)
-        self.bins += np.bincount(in_bin, minlength=len(_BIN_NAMES))
+        capped = np.minimum(lengths, len(self._counts) - 1)
+        self._counts += np.bincount(capped, minlength=len(self._counts))
+
+    @property
+    def bins(self) -> np.ndarray:
+        """(10,) records in each bin."""
+        return np.add.reduceat(self._counts, [0, *(end + 1 for end in _BIN_ENDS)])
 
 
 def summary_of(

@@ -21,7 +21,7 @@ place, calls, *arguments = sys.argv[1:]
 fasta_reading._BLOCK_BYTES = sampling._RECORDS_PER_BATCH = 500
 sequence_index._ROWS_PER_PART = 50
 owner, name = {
-    "drawing": (draw.Draw, "place"), "copying": (sampling, "_read_records"),
+    "drawing": (draw.Draw, "place"), "copying": (sampling, "_find_records"),
     "indexing": (sequence_index.IndexWriter, "_close_part"),
     "joining": (sequence_index.IndexWriter, "finish"), "publishing": (storage, "replace"),
 }[place]
