@@ -1,6 +1,7 @@
 """Each asset function called directly, on the outputs of the small graph."""
 
 import inspect
+import re
 
 import dagster as dg
 import pytest
@@ -67,6 +68,22 @@ def test_a_fasta_that_is_none_fails_the_step_with_that_line(settings_of, tmp_pat
     with pytest.raises(dg.Failure) as caught:
         _call(settings, "uniref50_fasta")
     assert "does not start with '>'" in caught.value.description
+
+
+def test_the_settings_narrow_the_large_sample(settings_of, tmp_path):
+    settings = settings_of(
+        tmp_path / "data",
+        samples={"letters": "ACDEFGHIKLMNPQRSTVW", "taxa": "1,Taxon 1", "drop_identical": True},
+    )
+    _call(settings, "uniref50_fasta")
+    with pytest.raises(dg.Failure) as caught:
+        _call(settings, "uniref50_10M_sample")
+    reasons = "too short and .* other letters and .* another taxon and 0 identical sequence"
+    assert re.search(reasons, caught.value.description)
+    settings = settings_of(tmp_path / "data", samples={"letters": "ACDEFGHIKLMNPQRSTVWY"})
+    sampled = _call(settings, "uniref50_10M_sample").metadata
+    assert sampled["read"] == sampled["sampled"] + sum(sampled["dropped"].value.values())
+    assert sampled["composition"].value.startswith("![sample](data:image/png;base64,")
 
 
 def _call(settings, name):

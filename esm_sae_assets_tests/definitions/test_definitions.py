@@ -167,8 +167,17 @@ def test_a_changed_setting_changes_the_code_version_of_what_reads_it():
         assert {name for name in base if base[name] != changed[name]} == expected
     changed = _code_versions(embedding={"residues_per_protein": 7})
     assert {name for name in base if base[name] != changed[name]} == {"embedding_shards"}
-    changed = _code_versions(samples={"large_size": 5_000})
-    assert {name for name in base if base[name] != changed[name]} == {"uniref50_10M_sample"}
+    for change in (
+        {"large_size": 5_000},
+        {"letters": "ACDEFGHIKLMNPQRSTVWY"},
+        {"taxa": ["9606"]},
+        {"drop_identical": True},
+    ):
+        changed = _code_versions(samples=change)
+        assert {name for name in base if base[name] != changed[name]} == {"uniref50_10M_sample"}
+    for name in ("source_checksum", "source_metalink"):
+        changed = _code_versions(**{name: "md5:0"})
+        assert {name for name in base if base[name] != changed[name]} == {"uniref50_fasta"}
     changed = _code_versions(clusters={"taxon_min_size": 3})
     assert {name for name in base if base[name] != changed[name]} == {"sampled_sequences"}
 

@@ -30,6 +30,12 @@ def test_environment_overlays_the_profile_and_overrides_overlay_both():
     assert settings.sae.latent_dim == load_settings({}).sae.latent_dim
 
 
+def test_taxa_are_a_list_in_the_environment():
+    settings = load_settings({"ESM_SAE_SAMPLES_TAXA": "9606, Mus musculus"})
+    assert settings.samples.taxa == ("9606", "Mus musculus")
+    assert load_settings({}).samples.taxa == ()
+
+
 def test_the_demo_can_be_set_to_protein_rows():
     settings = load_settings({"ESM_SAE_EMBEDDING_ROWS": "mean"})
     assert embedding_options(settings, seed=0).rows == "mean"
