@@ -61,7 +61,9 @@ def result(
         table: a parquet table that shows its columns, and its rows where ``rows`` is not given.
         looked_at: plots and figures of the asset's own.
     """
-    summary = {name: _value(value) for name, value in product.manifest.summary.items()}
+    summary = {
+        name: _value(value) for name, value in _flattened(product.manifest.summary).items()
+    }
     shape: Metadata = {}
     if table is not None:
         shape["dagster/column_schema"] = _column_schema(table)
@@ -127,6 +129,17 @@ def _row_count(parquet: Path) -> int:
     import polars as pl
 
     return int(pl.scan_parquet(parquet).select(pl.len()).collect().item())
+
+
+def _flattened(summary: Mapping[str, Any]) -> Metadata:
+    """Give each count of a dictionary of counts a line of its own, which Dagster can plot."""
+    flat: Metadata = {}
+    for name, value in summary.items():
+        if isinstance(value, Mapping) and value and all(type(n) is int for n in value.values()):
+            flat |= {f"{name}: {key}": count for key, count in value.items()}
+        else:
+            flat[name] = value
+    return flat
 
 
 def _value(value: Any) -> Any:
