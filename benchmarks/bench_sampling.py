@@ -55,13 +55,16 @@ def run_esm_sae_hashing(source: Path, target: Path) -> float:
 def run_esm_sae_records(source: Path, target: Path) -> float:
     from esm_sae.sequences import sampling
     from esm_sae.sequences.draw import Draw
+    from esm_sae.sequences.drawn_records import read_records
     from esm_sae.sequences.selection import Selection
 
     started = time.perf_counter()
     selection = Selection(max_length=MAX_LENGTH)
-    drawn = sampling._draw(source, selection, Draw(RECORDS, 0), target.parent)
-    with target.open("wb") as out:
-        for block in sampling._drawn_blocks(drawn, source):
+    with (
+        sampling._drawn(source, selection, Draw(RECORDS, 0), target.parent) as drawn,
+        target.open("wb") as out,
+    ):
+        for block in read_records(drawn.records, source):
             out.write(block.content.data)
     return time.perf_counter() - started
 
@@ -160,6 +163,8 @@ def main() -> None:
         size = plain.stat().st_size
         for source in (plain, packed):
             names = [name for name in _available() if name.startswith(options.only)]
+            if not names:
+                raise SystemExit(f"no contender's name starts with '{options.only}'")
             _print_table(source, size, _measure(source, names, options.rounds))
 
 
@@ -230,9 +235,9 @@ def _print_table(source: Path, size: int, measured: dict[str, list[tuple[float, 
     medians = {
         name: statistics.median(seconds for seconds, _ in runs) for name, runs in measured.items()
     }
-    ours = next(iter(medians.values()))
+    first, ours = next(iter(medians.items()))
     print(f"\n{source.name}\n")
-    print("| | MB/s | s | ours is faster by | peak MB | |\n|---|---|---|---|---|---|")
+    print(f"| | MB/s | s | time over that of {first} | peak MB | |\n|---|---|---|---|---|---|")
     for name, seconds in medians.items():
         memory = max(memory for _, memory in measured[name]) / 1e6
         note = (PYTHON.get(name) or SHELL[name])[2]

@@ -48,7 +48,7 @@ def open_binary(path: PathLike) -> BinaryIO:
 
 def stem(path: PathLike) -> str:
     """Return a file's name without its type: ``x.fasta.gz`` -> ``x``, ``a.b.json`` -> ``a.b``."""
-    return Path(Path(path).name.removesuffix(".gz")).stem
+    return Path(Path(path).name.removesuffix(".gz").removesuffix(".zst")).stem
 
 
 def read_bytes(path: PathLike) -> bytes:

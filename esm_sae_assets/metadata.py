@@ -61,9 +61,7 @@ def result(
         table: a parquet table that shows its columns, and its rows where ``rows`` is not given.
         looked_at: plots and figures of the asset's own.
     """
-    summary = {
-        name: _value(value) for name, value in _flattened(product.manifest.summary).items()
-    }
+    summary = {name: _value(value) for name, value in _flattened(product.manifest.summary).items()}
     shape: Metadata = {}
     if table is not None:
         shape["dagster/column_schema"] = _column_schema(table)

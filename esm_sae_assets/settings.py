@@ -25,7 +25,11 @@ class _Section(BaseModel):
 
 def _split_list(value: Any) -> Any:
     """Take apart a list that came as the text of an environment variable."""
-    return [part.strip() for part in value.split(",") if part] if isinstance(value, str) else value
+    return (
+        [part.strip() for part in value.split(",") if part.strip()]
+        if isinstance(value, str)
+        else value
+    )
 
 
 class SampleSettings(_Section):

@@ -1,12 +1,15 @@
 """Fixtures that tests of several parts share."""
 
+import functools
 import gzip
 import itertools
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -264,3 +267,24 @@ def small_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     records = itertools.islice(blocks, 400)
     path.write_text("\n>".join(record.rstrip("\n") for record in records) + "\n")
     return path
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """Return a function that serves a folder over HTTP and returns the address."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    handler = functools.partial(QuietHandler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield folder, f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    """Serves files and writes no line about it."""
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        del format, arguments

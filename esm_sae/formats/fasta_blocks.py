@@ -12,6 +12,7 @@ import numpy as np
 
 from esm_sae import storage
 from esm_sae.errors import InputError
+from esm_sae.formats import fasta_buffers
 
 _NEWLINE, _RETURN, _GREATER, _STAR = b"\n\r>*"
 # A letter of either case is at most 25 behind "a" once bit 5 is set.
@@ -121,6 +122,7 @@ def _mend_lengths(block: Block, odd: np.ndarray, source: storage.PathLike) -> No
         _discount_stars(block, odd)
         unclear = any_in_sequences(odd, block)
     unclear |= block.lengths <= 0
+    unclear |= block.ends - block.starts > fasta_buffers.LONGEST_RECORD
     unclear |= block.content[block.starts + 1] <= ord(" ")
     for number in np.flatnonzero(unclear).tolist():
         block.lengths[number] = _count_residues(block, number, source)
@@ -144,9 +146,11 @@ def _discount_stars(block: Block, odd: np.ndarray) -> None:
 
 
 def _count_residues(block: Block, number: int, source: storage.PathLike) -> int:
+    at = block.offset + int(block.starts[number])
+    record = block.content[block.starts[number] : block.ends[number]]
+    fasta_buffers.require_record_size(record, os.fspath(source), at)
     (header,) = block.headers(np.array([number]))
     (sequence,) = block.sequences(np.array([number]))
-    at = block.offset + int(block.starts[number])
     where = f"{os.fspath(source)}: record '{header[:60].strip()}' at byte {at}"
     if not header.strip(_BLANKS):
         raise InputError(f"{where} has no id after '>'; give it one")

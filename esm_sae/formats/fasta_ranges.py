@@ -5,7 +5,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from esm_sae.formats.fasta_streams import Filled, capacity, enlarged, with_line_end
+from esm_sae.formats.fasta_buffers import (
+    Filled,
+    capacity,
+    enlarged,
+    require_record_size,
+    with_line_end,
+)
 
 
 class Range(NamedTuple):
@@ -47,7 +53,9 @@ def read_range(descriptor: int, start: int, stop: int, buffer: np.ndarray, name:
         if size < capacity(buffer):
             end = size
             break
-        buffer = enlarged(buffer, size, f"{name}: at byte {origin + first}")
+        last = max(buffer[:limit].tobytes().rfind(b"\n>") + 1, first)
+        require_record_size(buffer[last:size], name, origin + last)
+        buffer = enlarged(buffer)
         size = _read_at(descriptor, buffer, size, origin)
     # Only at the end of the file a line end can be lacking.
     filled = Filled(buffer, first, with_line_end(buffer, end), origin + first)

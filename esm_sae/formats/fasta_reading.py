@@ -12,8 +12,9 @@ import numpy as np
 from esm_sae import storage
 from esm_sae.formats.compression import compression_of, decompressed
 from esm_sae.formats.fasta_blocks import Block, locate_records
+from esm_sae.formats.fasta_buffers import Filled, new_buffer, no_fasta, no_record
 from esm_sae.formats.fasta_ranges import read_range
-from esm_sae.formats.fasta_streams import Filled, fill_buffers, new_buffer, no_fasta, no_record
+from esm_sae.formats.fasta_streams import fill_buffers
 
 # Measured: smaller ones cost the interpreter more, larger ones the cache.
 _BLOCK_BYTES = 1 << 21
@@ -61,6 +62,7 @@ class BlockReader:
         self.bytes_total = self._raw.seek(0, os.SEEK_END)
         self._raw.seek(0)
         self._bytes_located = 0
+        # The buffer that was given back last is the one that is still in a cache.
         self._free: Queue[np.ndarray] = LifoQueue()
         for _ in range(_LOCATORS + _BLOCKS_AHEAD):
             self._free.put(self._new_buffer())
@@ -81,6 +83,10 @@ class BlockReader:
     def __iter__(self) -> Iterator[Block]:
         return self._blocks_of_ranges() if self._in_ranges else self._blocks_of_stream()
 
+    def fileno(self) -> int:
+        """Return the descriptor of the open file, which is closed with the reader."""
+        return self._raw.fileno()
+
     @property
     def bytes_read(self) -> int:
         """Bytes read of the file, which may be compressed."""
@@ -90,9 +96,11 @@ class BlockReader:
         name = os.fspath(self._source)
         starts = iter(range(0, self.bytes_total, _BLOCK_BYTES))
         waiting: deque[Future[tuple[np.ndarray, Block | None, bool]]] = deque()
+        # The caller holds one buffer; the others must do for all that are waiting.
+        most = _LOCATORS + _BLOCKS_AHEAD - 1
         begun = False
         while True:
-            while len(waiting) < _LOCATORS + 2 and (start := next(starts, None)) is not None:
+            while len(waiting) < most and (start := next(starts, None)) is not None:
                 waiting.append(self._pool.submit(self._locate_range, start))
             if not waiting:
                 break

@@ -2,27 +2,24 @@
 
 import os
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
 from esm_sae import storage
-from esm_sae.errors import InputError
-
-# Far beyond titin's 35,000 residues: what is longer is a chromosome, or no FASTA file at all.
-LONGEST_RECORD = 1 << 26
+from esm_sae.formats.fasta_buffers import (
+    Filled,
+    capacity,
+    copied_into,
+    enlarged,
+    no_fasta,
+    no_record,
+    require_record_size,
+    with_line_end,
+)
 
 _TAIL = 1 << 14
 _NEWLINE = ord("\n")
-
-
-class Filled(NamedTuple):
-    """A buffer, the part of it that is whole records, and that part's offset in the file."""
-
-    buffer: np.ndarray
-    start: int
-    stop: int
-    offset: int
 
 
 def fill_buffers(
@@ -35,7 +32,7 @@ def fill_buffers(
     buffer = None
     while not at_end:
         buffer = copied_into(take_buffer() if buffer is None else buffer, rest)
-        buffer, size = _read_whole_records(file, buffer, len(rest), f"{name}: at byte {offset}")
+        buffer, size = _read_whole_records(file, buffer, len(rest), name, offset, begun)
         at_end = size < capacity(buffer)
         stop = size if at_end else _last_start(buffer, size)
         rest = buffer[stop:size].copy()
@@ -50,14 +47,16 @@ def fill_buffers(
 
 
 def _read_whole_records(
-    file: BinaryIO, buffer: np.ndarray, size: int, where: str
+    file: BinaryIO, buffer: np.ndarray, size: int, name: str, offset: int, begun: bool
 ) -> tuple[np.ndarray, int]:
     """Read until the file ends or the buffer, enlarged where it must be, has a whole record."""
     while True:
         size = _read(file, buffer, size)
         if size < capacity(buffer) or _last_start(buffer, size):
             return buffer, size
-        buffer = enlarged(buffer, size, where)
+        start = 0 if begun else _count_blank(buffer[:size], name)
+        require_record_size(buffer[start:size], name, offset + start)
+        buffer = enlarged(buffer)
 
 
 def _read(file: BinaryIO, buffer: np.ndarray, size: int) -> int:
@@ -87,53 +86,3 @@ def _count_blank(data: np.ndarray, name: str) -> int:
     if start < len(content) and not (content[start] == ord(">") and at_line_start):
         raise no_fasta(name)
     return start
-
-
-def with_line_end(buffer: np.ndarray, stop: int) -> int:
-    """Write a line end at ``stop`` if none is before it; return where the content ends now."""
-    if buffer[stop - 1] == _NEWLINE:
-        return stop
-    buffer[stop] = _NEWLINE
-    return stop + 1
-
-
-def enlarged(buffer: np.ndarray, size: int, where: str) -> np.ndarray:
-    """Return a buffer of twice the length with the first ``size`` bytes of a full one.
-
-    Raises:
-        InputError: what does not fit is no protein.
-    """
-    if size >= LONGEST_RECORD:
-        raise InputError(
-            f"{where}: a record of more than {size:,} bytes; is this a protein FASTA file?"
-        )
-    return copied_into(new_buffer(2 * len(buffer)), buffer[:size])
-
-
-def new_buffer(size: int) -> np.ndarray:
-    """Return a buffer of some length, of one byte fewer capacity."""
-    return np.empty(size, dtype=np.uint8)
-
-
-def capacity(buffer: np.ndarray) -> int:
-    """Return the number of bytes that may be read into a buffer."""
-    # One byte is spared for a line end that the file lacks.
-    return len(buffer) - 1
-
-
-def copied_into(buffer: np.ndarray, content: np.ndarray) -> np.ndarray:
-    """Copy bytes to the start of a buffer, or of a longer one where they need it."""
-    while capacity(buffer) <= len(content):
-        buffer = new_buffer(2 * len(buffer))
-    buffer[: len(content)] = content
-    return buffer
-
-
-def no_record(name: str) -> InputError:
-    """Return the error of an empty file."""
-    return InputError(f"{name}: empty, it holds no FASTA record")
-
-
-def no_fasta(name: str) -> InputError:
-    """Return the error of a file that starts with something else."""
-    return InputError(f"{name}: does not start with '>'; is it a FASTA file?")

@@ -1,5 +1,6 @@
 """Downloads of large files over HTTP: verified, resumable, published when they are complete."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from pathlib import Path
@@ -42,6 +43,7 @@ def download(
     *,
     checksum: str | None = None,
     metalink: storage.PathLike | None = None,
+    check: Callable[[Path], None] | None = None,
     retry: RetryPolicy = _DEFAULT_RETRY,
 ) -> Product:
     """Bring the file at an HTTP(S) URL to ``target``, or find that it is there already.
@@ -62,13 +64,15 @@ def download(
         target: local path of the file to write.
         checksum: hash that the file must have; ``metalink`` then only names the release.
         metalink: URL or path of a metalink file, version 3 or 4, that lists the file.
+        check: called with the path of the complete file just before it becomes ``target``; by
+            raising ``InputError`` it refuses the file.
         retry: how failing requests are repeated.
 
     Raises:
         InputError: the file or a metalink cannot be had or is not usable, the file's hash is
             another, or the disk has no room for it. An older ``target`` is as it was.
     """
-    return _Download(Address.parse(url), Path(target), checksum, metalink, retry).run()
+    return _Download(Address.parse(url), Path(target), checksum, metalink, check, retry).run()
 
 
 class _Download:
@@ -78,9 +82,11 @@ class _Download:
         target: Path,
         checksum: str | None,
         metalink: storage.PathLike | None,
+        check: Callable[[Path], None] | None,
         retry: RetryPolicy,
     ) -> None:
         self._address = address
+        self._check = check
         self._target = target
         self._given = parse_checksum(checksum) if checksum is not None else None
         self._metalink = _MetalinkFile.of(metalink) if metalink is not None else None
@@ -158,6 +164,7 @@ class _Download:
 
         def build(paths: list[Path]) -> dict[str, Any]:
             fetched = arrived or transfer.run()
+            self._require_accepted()
             self._part.place_at(paths[0])
             return _summary(wanted, fetched, paths[0].stat().st_size)
 
@@ -168,6 +175,15 @@ class _Download:
             determinants={"url": self._address.url, **content},
             build=build,
         )
+
+    def _require_accepted(self) -> None:
+        if self._check is None:
+            return
+        try:
+            self._check(self._part.path)
+        except InputError:
+            self._part.discard()
+            raise
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ class Draw:
         # it would not be uniform over the source.
         self._bits = np.random.PCG64(np.random.SeedSequence((seed, n)))
         self._most = n + max(n // 2, 1 << 16)
-        # A key that is not below the limit cannot be among the n smallest any more.
-        self._limit = np.uint64(2**64 - 1)
+        # Once there is one, a key that is not below it cannot be among the n smallest any more.
+        self._limit: np.uint64 | None = None
         self._keys: list[np.ndarray] = []
         self._offsets: list[np.ndarray] = []
         self._sizes: list[np.ndarray] = []
@@ -36,7 +36,8 @@ class Draw:
             be told next where they are.
         """
         keys = self._bits.random_raw(len(passes))
-        candidates = np.flatnonzero(passes & (keys < self._limit))
+        running = passes if self._limit is None else passes & (keys < self._limit)
+        candidates = np.flatnonzero(running)
         self._keys.append(keys[candidates])
         return candidates
 
@@ -57,11 +58,12 @@ class Draw:
         keys = np.concatenate([np.empty(0, np.uint64), *self._keys])
         keep = np.ones(len(keys), dtype=bool)
         if len(keys) > self._n:
-            self._limit = np.partition(keys, self._n - 1)[self._n - 1]
-            keep = keys < self._limit
+            limit = np.partition(keys, self._n - 1)[self._n - 1]
+            keep = keys < limit
             # Of equal keys the earlier record's counts as smaller.
-            ties = np.flatnonzero(keys == self._limit)[: self._n - np.count_nonzero(keep)]
+            ties = np.flatnonzero(keys == limit)[: self._n - np.count_nonzero(keep)]
             keep[ties] = True
+            self._limit = limit
         self._keys = [keys[keep]]
         self._offsets = [np.concatenate([np.empty(0, np.int64), *self._offsets])[keep]]
         self._sizes = [np.concatenate([np.empty(0, np.uint32), *self._sizes])[keep]]

@@ -1,7 +1,6 @@
 """Uniform samples of FASTA files, without replacement and of exact size."""
 
 import contextlib
-import mmap
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,18 +11,17 @@ import numpy as np
 
 from esm_sae import storage
 from esm_sae.errors import InputError
-from esm_sae.formats.fasta_blocks import Block, locate_records
 from esm_sae.formats.fasta_reading import BlockReader, is_seekable
 from esm_sae.formats.manifest import Product, identity_of, manifest_beside, produce_files
 from esm_sae.formats.sequence_index import IndexWriter, index_path
 from esm_sae.progress import progress
 from esm_sae.sequences.draw import Draw
+from esm_sae.sequences.drawn_records import RecordsInFile, read_records
 from esm_sae.sequences.identical import find_repeats
 from esm_sae.sequences.selection import Selection, Sieve
 from esm_sae.sequences.statistics import LengthCounts, summary_of
 
 _ALGORITHM = "n smallest PCG64 keys, version 2"
-_RECORDS_PER_BATCH = 8192
 
 
 @dataclass(frozen=True)
@@ -68,8 +66,8 @@ def sample_fasta(
 
     The source is read once (twice with ``drop_identical``). Of a compressed one, the records that
     may still be in the sample are kept in a file beside the target: some n (1 + ln(passing / n))
-    records. Memory is bounded by 90 bytes per sampled record and some 300 MB, whatever the
-    length of the sequences and of the source.
+    records, or the first 65,536 where n is smaller. Memory is bounded by 90 bytes per sampled
+    record and some 300 MB, whatever the length of the sequences and of the source.
 
     Beside ``x.fasta`` it writes ``x.index.parquet``, one row per sampled record, and
     ``x.fasta.manifest.json``.
@@ -100,11 +98,13 @@ def sample_fasta(
     _require_usable(source, target, n, seed)
 
     def build(paths: list[Path]) -> dict[str, Any]:
-        with _work_folder(target) as folder:
-            drawn = _draw(source, selection, Draw(n, seed), folder)
+        with (
+            _work_folder(target) as folder,
+            _drawn(source, selection, Draw(n, seed), folder) as drawn,
+        ):
             if not drawn.sieve.passing:
-                raise _nothing_passes(source, drawn.sieve, selection)
-            lengths, unrecognised = _copy(drawn, source, paths, folder)
+                raise _nothing_passes(source, drawn.sieve)
+            lengths, unrecognised = _copy(drawn.records, source, paths, folder)
         return summary_of(drawn.sieve, drawn.lengths, lengths, paths[1], unrecognised)
 
     product = produce_files(
@@ -128,94 +128,59 @@ def sample_fasta(
 
 @dataclass
 class _Drawn:
-    """The drawn records: in which file they are and where in it."""
+    """The drawn records, and what became of all."""
 
-    path: Path
-    offsets: np.ndarray
-    sizes: np.ndarray
+    records: RecordsInFile
     sieve: Sieve
     lengths: LengthCounts
 
 
-def _draw(source: storage.PathLike, selection: Selection, draw: Draw, folder: Path) -> _Drawn:
+@contextlib.contextmanager
+def _drawn(
+    source: storage.PathLike, selection: Selection, draw: Draw, folder: Path
+) -> Iterator[_Drawn]:
     repeats = find_repeats(source, selection, folder) if selection.drop_identical else None
     sieve, lengths = Sieve(selection, repeats), LengthCounts()
-    # What cannot be found again by seeking is set aside while it goes by.
-    aside = None if is_seekable(source) else folder / "candidates"
-    with (
-        BlockReader(source) as blocks,
-        contextlib.nullcontext() if aside is None else aside.open("wb") as file,
-        progress(blocks.bytes_total, unit="bytes", description="drawing the sample") as bar,
-    ):
-        for block in blocks:
-            lengths.add(block.lengths)
-            candidates = draw.offer(sieve.passes(block))
-            sizes = (block.ends - block.starts)[candidates]
-            if file is None:
-                offsets = block.starts[candidates] + block.offset
-            else:
-                offsets = file.tell() + np.cumsum(sizes) - sizes
-                file.write(b"".join(block.contents(candidates)))
-            draw.place(offsets, sizes)
-            bar.update(blocks.bytes_read - bar.done)
-    offsets, sizes = draw.chosen()
-    return _Drawn(aside or Path(source), offsets, sizes, sieve, lengths)
+    with contextlib.ExitStack() as stack:
+        blocks = stack.enter_context(BlockReader(source))
+        # What cannot be found again by seeking is set aside while it goes by.
+        aside = None
+        if not is_seekable(source):
+            aside = stack.enter_context((folder / "candidates").open("w+b"))
+        with progress(blocks.bytes_total, unit="bytes", description="drawing the sample") as bar:
+            for block in blocks:
+                lengths.add(block.lengths)
+                candidates = draw.offer(sieve.passes(block))
+                sizes = (block.ends - block.starts)[candidates]
+                if aside is None:
+                    offsets = block.starts[candidates] + block.offset
+                else:
+                    offsets = aside.tell() + np.cumsum(sizes) - sizes
+                    aside.write(b"".join(block.contents(candidates)))
+                draw.place(offsets, sizes)
+                bar.update(blocks.bytes_read - bar.done)
+        if aside is not None:
+            aside.flush()
+        descriptor = blocks.fileno() if aside is None else aside.fileno()
+        yield _Drawn(RecordsInFile(descriptor, *draw.chosen()), sieve, lengths)
 
 
 def _copy(
-    drawn: _Drawn, source: storage.PathLike, paths: list[Path], folder: Path
+    records: RecordsInFile, source: storage.PathLike, paths: list[Path], folder: Path
 ) -> tuple[LengthCounts, int]:
     """Write the drawn records and their index; return their lengths and unrecognised headers."""
     index, lengths = IndexWriter(folder), LengthCounts()
     with (
         paths[0].open("wb") as out,
-        progress(len(drawn.sizes), unit="records", description="copying the sample") as bar,
+        progress(len(records.sizes), unit="records", description="copying the sample") as bar,
     ):
-        for block in _drawn_blocks(drawn, source):
+        for block in read_records(records, source):
             out.write(block.content.data)
             index.add(block)
             lengths.add(block.lengths)
             bar.update(len(block.starts))
     index.finish(paths[1])
     return lengths, index.unrecognised
-
-
-def _drawn_blocks(drawn: _Drawn, source: storage.PathLike) -> Iterator[Block]:
-    """Read the drawn records; a block's offset is that in the sample."""
-    changed = InputError(f"{source}: changed while it was read; sample it again")
-    if not drawn.path.stat().st_size:
-        raise changed
-    position = 0
-    with (
-        drawn.path.open("rb") as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
-    ):
-        for first in range(0, len(drawn.sizes), _RECORDS_PER_BATCH):
-            batch = slice(first, first + _RECORDS_PER_BATCH)
-            block = _find_records(content, drawn.offsets[batch], drawn.sizes[batch], position)
-            if block is None:
-                raise changed
-            # What was read is not to count as memory in use.
-            content.madvise(mmap.MADV_DONTNEED)
-            yield block
-            position += len(block.content)
-
-
-def _find_records(
-    content: mmap.mmap, offsets: np.ndarray, sizes: np.ndarray, position: int
-) -> Block | None:
-    """Return the records at some offsets; None if they are not what was drawn there."""
-    places = zip(offsets.tolist(), sizes.tolist(), strict=True)
-    records = b"".join([content[offset : offset + size] for offset, size in places])
-    if not records.endswith(b"\n"):
-        records += b"\n"
-    if not records.startswith(b">"):
-        return None
-    try:
-        block = locate_records(np.frombuffer(records, dtype=np.uint8), "", position)
-    except InputError:
-        return None
-    return block if np.array_equal(block.ends - block.starts, sizes) else None
 
 
 @contextlib.contextmanager
@@ -243,7 +208,7 @@ def _require_usable(source: storage.PathLike, target: Path, n: int, seed: int) -
         raise InputError(f"{target}: is the source itself; give the sample another name")
 
 
-def _nothing_passes(source: storage.PathLike, sieve: Sieve, selection: Selection) -> InputError:
+def _nothing_passes(source: storage.PathLike, sieve: Sieve) -> InputError:
     reasons = " and ".join(f"{count:,} {reason}" for reason, count in sieve.dropped.items())
     return InputError(
         f"{source}: none of its {sieve.read:,} records passes ({reasons}); widen the limits"

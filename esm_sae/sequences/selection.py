@@ -12,7 +12,8 @@ from esm_sae.formats.fasta_blocks import Block, any_in_sequences
 from esm_sae.formats.headers import parse_headers
 
 TOO_SHORT, TOO_LONG = "too short", "too long"
-OTHER_LETTERS, OTHER_TAXON, IDENTICAL = "other letters", "another taxon", "identical sequence"
+OTHER_LETTERS, IDENTICAL = "other letters", "identical sequence"
+NO_TAXON, OTHER_TAXON = "no taxon", "another taxon"
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Selection:
     def determinants(self) -> dict[str, Any]:
         """Return what determines which records pass, in one form for equal selections."""
         return {
-            "min_length": self.min_length,
+            "min_length": max(self.min_length, 1),
             "max_length": self.max_length,
             "letters": self.letters and "".join(sorted(set(self.letters.upper()))),
             "taxa": self.taxa and sorted(set(self.taxa)),
@@ -84,7 +85,7 @@ class Sieve:
         if selection.letters is not None:
             self.dropped[OTHER_LETTERS] = 0
         if selection.taxa is not None:
-            self.dropped[OTHER_TAXON] = 0
+            self.dropped |= {NO_TAXON: 0, OTHER_TAXON: 0}
         if repeats is not None:
             self.dropped[IDENTICAL] = 0
 
@@ -111,7 +112,9 @@ class Sieve:
         if self._forbidden is not None:
             yield OTHER_LETTERS, any_in_sequences(self._forbidden[block.content], block)
         if self._selection.taxa is not None:
-            yield OTHER_TAXON, ~_of_taxa(block, passes, self._selection.taxa)
+            named, matching = _taxa_of(block, passes, self._selection.taxa)
+            yield NO_TAXON, ~named
+            yield OTHER_TAXON, ~matching
         if self._repeats is not None:
             fails = np.zeros(len(passes), dtype=bool)
             numbers = np.flatnonzero(passes)
@@ -132,11 +135,15 @@ def _letter_table(letters: str | None) -> np.ndarray | None:
     return table
 
 
-def _of_taxa(block: Block, passes: np.ndarray, taxa: tuple[str, ...]) -> np.ndarray:
+def _taxa_of(
+    block: Block, passes: np.ndarray, taxa: tuple[str, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return (R,) bool each: which passing records name a taxon, and which one of these."""
     numbers = np.flatnonzero(passes)
     headers = pl.Series("header", block.headers(numbers), dtype=pl.String)
-    parsed = parse_headers(headers).select("taxon", "taxid").collect()
-    matches = parsed["taxon"].is_in(taxa) | parsed["taxid"].cast(pl.String).is_in(taxa)
-    found = np.zeros(len(passes), dtype=bool)
-    found[numbers] = matches.fill_null(False).to_numpy()
-    return found
+    parsed = parse_headers(headers).select("taxon", pl.col("taxid").cast(pl.String)).collect()
+    named, matching = np.zeros(len(passes), dtype=bool), np.zeros(len(passes), dtype=bool)
+    named[numbers] = ~parsed.select(pl.all_horizontal(pl.all().is_null())).to_series().to_numpy()
+    found = parsed.select(pl.any_horizontal(pl.all().is_in(taxa).fill_null(False)))
+    matching[numbers] = found.to_series().to_numpy()
+    return named, matching

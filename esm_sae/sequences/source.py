@@ -17,6 +17,7 @@ from esm_sae.formats.manifest import (
     produce_files,
     read_manifest,
 )
+from esm_sae.sequences.part_file import PartFile
 
 BUNDLED = "bundled"
 
@@ -85,10 +86,11 @@ def provided_source(folder: storage.PathLike) -> SourceFile:
     manifest = read_manifest(folder / _MANIFEST_NAME)
     if manifest is None:
         raise InputError(f"{folder}: no source of sequences was provided here; do that first")
-    if _RECORD_NAME not in manifest.files:
-        return SourceFile(str(folder / _COPY_NAME), manifest.files[_COPY_NAME]["sha256"])
-    record = storage.read_json(folder / _RECORD_NAME)
-    # Relative to the folder where the file is in it, so that the folder can be moved.
+    if _RECORD_NAME in manifest.files:
+        record = storage.read_json(folder / _RECORD_NAME)
+    else:
+        record = {"path": _COPY_NAME, **manifest.files[_COPY_NAME]}
+    # A download's is relative to the folder, so that the folder can be moved.
     location = record["path"]
     if not storage.is_url(location):
         location = os.path.join(folder, location)
@@ -125,9 +127,10 @@ def _require_ours(target: Path, sha256: str) -> None:
     if _is_our_copy(target):
         return
     if storage.sha256_of(target) != sha256:
+        what = "is a download" if _is_download(target) else "was not made here"
         raise InputError(
-            f"{target}: is in the way of the bundled proteins and was not made here; move it "
-            "away, or name it as the source"
+            f"{target}: is in the way of the bundled proteins and {what}; move it away, or name "
+            "it as the source"
         )
 
 
@@ -146,13 +149,24 @@ def _download(url: str, folder: Path, checksum: str | None, metalink: str | None
             f"{target}: is in the way of the download and was not made here; move it away, or "
             "name it as the source"
         )
-    product = download(url, target, checksum=checksum, metalink=metalink)
-    _require_fasta(str(target))
-    # It may name the bundled proteins' copy, of which the download has taken the place.
-    (folder / _MANIFEST_NAME).unlink(missing_ok=True)
+
+    def check(arrived: Path) -> None:
+        _require_fasta(os.fspath(arrived), name=url)
+        _forget_copy(target)
+
+    product = download(url, target, checksum=checksum, metalink=metalink, check=check)
+    _forget_copy(target)
     summary = product.manifest.summary
     _record(folder, target.name, summary["bytes"], summary["sha256"], summary["url"])
     return product
+
+
+def _forget_copy(target: Path) -> None:
+    """Remove the manifest of a copy whose place is taken: it must not name another content."""
+    path = target.parent / _MANIFEST_NAME
+    manifest = read_manifest(path)
+    if manifest is not None and target.name in manifest.files:
+        path.unlink()
 
 
 def _download_name(url: str) -> str:
@@ -161,8 +175,11 @@ def _download_name(url: str) -> str:
 
 
 def _is_download(path: Path) -> bool:
+    """Whether a file was downloaded here, or is about to be replaced by what was."""
     manifest = read_manifest(manifest_beside(path))
-    return manifest is not None and manifest.kind == "download"
+    if manifest is not None:
+        return manifest.kind == "download"
+    return PartFile(path).origin is not None
 
 
 def _record_external(location: str, folder: Path) -> Product:
@@ -199,8 +216,11 @@ def _absolute(source: storage.PathLike) -> str:
     return os.fspath(source) if storage.is_url(source) else os.path.abspath(source)
 
 
-def _require_fasta(location: str) -> None:
-    next(read_fasta(location))
+def _require_fasta(location: str, *, name: str | None = None) -> None:
+    try:
+        next(read_fasta(location))
+    except InputError as error:
+        raise InputError(str(error).replace(location, name or location)) from None
 
 
 def _size_of(location: str) -> int:

@@ -57,7 +57,8 @@ def summary_of(
         unrecognised: sampled records whose header is of no known style.
     """
     rows = pl.scan_parquet(index)
-    taxa = rows.drop_nulls("taxon").group_by("taxon").len("records").collect(engine="streaming")
+    named = rows.filter(pl.col("taxon").is_not_null() | pl.col("taxid").is_not_null())
+    taxa = named.group_by("taxon", "taxid").len("records").collect(engine="streaming")
     return {
         "read": sieve.read,
         "passing": sieve.passing,
@@ -72,8 +73,9 @@ def summary_of(
         ],
         "taxa": len(taxa),
         "unrecognised_headers": unrecognised,
-        "without_taxon": rows.select(pl.col("taxon").null_count()).collect().item(),
-        "top_taxa": taxa.sort("records", "taxon", descending=[True, False])
+        "without_taxon": after.records - int(taxa["records"].sum()),
+        "top_taxa": taxa.sort("records", "taxon", "taxid", descending=[True, False, False])
         .head(_TOP_TAXA)
+        .with_columns(pl.col("taxon").fill_null(pl.format("TaxID {}", "taxid")))
         .to_dicts(),
     }

@@ -1,5 +1,6 @@
 """Each asset function called directly, on the outputs of the small graph."""
 
+import hashlib
 import inspect
 import re
 
@@ -78,7 +79,7 @@ def test_the_settings_narrow_the_large_sample(settings_of, tmp_path):
     _call(settings, "uniref50_fasta")
     with pytest.raises(dg.Failure) as caught:
         _call(settings, "uniref50_10M_sample")
-    reasons = "too short and .* other letters and .* another taxon and 0 identical sequence"
+    reasons = "other letters and .* no taxon and .* another taxon and 0 identical sequence"
     assert re.search(reasons, caught.value.description)
     settings = settings_of(tmp_path / "data", samples={"letters": "ACDEFGHIKLMNPQRSTVWY"})
     sampled = _call(settings, "uniref50_10M_sample").metadata
@@ -86,6 +87,27 @@ def test_the_settings_narrow_the_large_sample(settings_of, tmp_path):
     assert set(dropped) == {"dropped: too short", "dropped: too long", "dropped: other letters"}
     assert sampled["read"] == sampled["sampled"] + sum(dropped.values())
     assert sampled["composition"].value.startswith("![sample](data:image/png;base64,")
+
+
+def test_a_source_on_the_web_is_downloaded_and_sampled(settings_of, serve, small_source, tmp_path):
+    served, address = serve
+    content = small_source.read_bytes()
+    (served / "uniref50.fasta.gz").write_bytes(content)
+    (served / "RELEASE.metalink").write_text(
+        '<metalink version="3.0" xmlns="http://www.metalinker.org/"><version>2026_05</version>'
+        '<files><file name="uniref50.fasta.gz"><verification><hash type="md5">'
+        f"{hashlib.md5(content).hexdigest()}</hash></verification></file></files></metalink>"
+    )
+    settings = settings_of(tmp_path / "data").model_copy(
+        update={"source": f"{address}/uniref50.fasta.gz"}
+    )
+    downloaded = _call(settings, "uniref50_fasta")
+    assert downloaded.data_version.value.startswith("2026_05-")
+    assert downloaded.metadata["release"] == "2026_05"
+    assert downloaded.metadata["verified"] is True
+    assert (tmp_path / "data" / "uniref50.fasta.gz").read_bytes() == content
+    assert _call(settings, "uniref50_10M_sample").metadata["sampled"] > 0
+    assert _call(settings, "uniref50_fasta").metadata["unchanged"] is True
 
 
 def _call(settings, name):

@@ -31,7 +31,7 @@ def test_environment_overlays_the_profile_and_overrides_overlay_both():
 
 
 def test_taxa_are_a_list_in_the_environment():
-    settings = load_settings({"ESM_SAE_SAMPLES_TAXA": "9606, Mus musculus"})
+    settings = load_settings({"ESM_SAE_SAMPLES_TAXA": "9606, Mus musculus, "})
     assert settings.samples.taxa == ("9606", "Mus musculus")
     assert load_settings({}).samples.taxa == ()
 

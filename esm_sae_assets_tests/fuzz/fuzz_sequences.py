@@ -12,27 +12,36 @@ import gzip
 import io
 import re
 import sys
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
 
+import numpy as np
 import polars as pl
 from backports import zstd
 
 from esm_sae.errors import InputError
-from esm_sae.formats import fasta_streams
-from esm_sae.formats.compression import decompressed
+from esm_sae.formats import fasta_buffers, fasta_reading, fasta_streams
+from esm_sae.formats.compression import compression_at, decompressed
 from esm_sae.formats.fasta import records_of
-from esm_sae.formats.fasta_blocks import locate_records
+from esm_sae.formats.fasta_blocks import Block
 from esm_sae.formats.headers import OTHER, parse_header, parse_headers
+
+_FAST_FOLDER = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 Found = list[tuple[str, str, int]] | str
 
 
 def check_records(data: bytes) -> None:
-    """The block reader finds what a line reader finds, whatever the size of its blocks."""
-    if not data:
+    """Both block readers find what a line reader finds, whatever the size of their blocks."""
+    # What starts like a compressed file is another subject.
+    if not data or compression_at(data[1:]) is not None:
         return
     block_bytes, content = 2 + data[0], data[1:]
-    assert _by_blocks(content, block_bytes) == _by_lines(content)
+    expected = _by_lines(content)
+    assert _by_blocks(content, block_bytes) == expected
+    assert _by_ranges(content, block_bytes) == expected
 
 
 def check_headers(data: bytes) -> None:
@@ -72,19 +81,35 @@ CHECKS: dict[str, Callable[[bytes], None]] = {
 
 
 def _by_blocks(content: bytes, block_bytes: int) -> Found:
-    buffer = fasta_streams.new_buffer(block_bytes)
+    buffer = fasta_buffers.new_buffer(block_bytes)
     found = []
     try:
         for filled in fasta_streams.fill_buffers(io.BytesIO(content), "x", lambda: buffer):
-            part = filled.buffer[filled.start : filled.stop]
-            block = locate_records(part, "x", filled.offset)
-            every = range(len(block.starts))
-            records = records_of(block, list(every))
-            assert [len(record.sequence) for record in records] == block.lengths.tolist()
-            found += [tuple(record) for record in records]
+            block = fasta_reading._locate(filled, "x")
+            found += _fields(block)
     except InputError as error:
         return str(error)
     return found
+
+
+def _by_ranges(content: bytes, block_bytes: int) -> Found:
+    with (
+        mock.patch.multiple(fasta_reading, _BLOCK_BYTES=block_bytes, _SLACK=1),
+        tempfile.TemporaryDirectory(dir=_FAST_FOLDER) as folder,
+    ):
+        path = Path(folder) / "x"
+        path.write_bytes(content)
+        try:
+            with fasta_reading.BlockReader(path) as blocks:
+                return [fields for block in blocks for fields in _fields(block)]
+        except InputError as error:
+            return str(error).replace(str(path), "x")
+
+
+def _fields(block: Block) -> list[tuple[str, str, int]]:
+    records = records_of(block, np.arange(len(block.starts)))
+    assert [len(record.sequence) for record in records] == block.lengths.tolist()
+    return [tuple(record) for record in records]
 
 
 def _by_lines(content: bytes) -> Found:

@@ -1,9 +1,12 @@
 """Kill a download before each of its steps on disk, and check what it leaves. Run as a script.
 
+With ``source`` it is the download of ``provide_source``, over a copy of the bundled proteins.
+
 A child is forked for each step and dies by SIGKILL before its n-th call that changes the disk or
 forces it there, or before the n-th piece of the body is written.
 """
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -18,22 +21,28 @@ from typing import Any
 import httpx
 
 from esm_sae import storage
+from esm_sae.errors import InputError
 from esm_sae.formats import manifest as manifests
+from esm_sae.sequences import provide_source, provided_source
 from esm_sae.sequences.download import download
 
 STEPS = ("replace", "fsync", "unlink", "link", "mkdir")
 
 
 def main() -> None:
-    """Print the number of kills survived: arguments are two URLs of the file and a folder."""
-    new_url, old_url, root = *sys.argv[1:3], Path(sys.argv[3])
+    """Print the number of kills survived.
+
+    Arguments are ``download`` or ``source``, two URLs of the file and a folder.
+    """
+    scenario, new_url, old_url, root = *sys.argv[1:4], Path(sys.argv[4])
     # A kill loses nothing that was written, so the slow part of syncing can be left out.
     os.fsync = lambda descriptor: None
     # Reading the system's certificates takes long, and none are needed.
     httpx.Client = functools.partial(httpx.Client, verify=ssl.create_default_context())
     new, old = (_content(url, root) for url in (new_url, old_url))
     kills = 0
-    while _killed_before_step(kills, root, (new_url, new), (old_url, old)):
+    killed = {"download": _killed_before_step, "source": _killed_source_before_step}[scenario]
+    while killed(kills, root, (new_url, new), (old_url, old)):
         kills += 1
     print(kills)
 
@@ -69,6 +78,40 @@ def _killed_before_step(
     assert names == ["x.gz", "x.gz.manifest.json"], (step, names)
     shutil.rmtree(folder)
     return os.WIFSIGNALED(status)
+
+
+def _killed_source_before_step(
+    step: int, root: Path, new: tuple[str, bytes], old: tuple[str, bytes]
+) -> bool:
+    folder = root / str(step)
+    # Even steps find a copy of the bundled proteins, odd ones an older download.
+    _provide(folder, None if step % 2 == 0 else old)
+    if (child := os.fork()) == 0:
+        _die_before(step // 2)
+        _provide(folder, new)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    with contextlib.suppress(InputError):
+        # What is said to be in use is what is there, or it is refused.
+        source = provided_source(folder)
+        assert storage.sha256_of(source.location) == source.sha256, step
+    for file in (new, old, new):
+        _provide(folder, file)
+        assert Path(provided_source(folder).location).read_bytes() == file[1], step
+    names = sorted(path.name for path in folder.iterdir() if not path.name.endswith(".lock"))
+    data = ["uniref50.fasta.gz", "uniref50.fasta.gz.manifest.json"]
+    assert names == [*data, "uniref50.manifest.json", "uniref50.source.json"], (step, names)
+    shutil.rmtree(folder)
+    # Both kinds of start run the same number of steps, but for the copy's own manifest.
+    return os.WIFSIGNALED(status) or step % 2 == 0
+
+
+def _provide(folder: Path, file: tuple[str, bytes] | None) -> None:
+    if file is None:
+        provide_source("bundled", folder)
+    else:
+        url, content = file
+        provide_source(url, folder, checksum=f"sha256:{hashlib.sha256(content).hexdigest()}")
 
 
 def _download(file: tuple[str, bytes], target: Path) -> None:

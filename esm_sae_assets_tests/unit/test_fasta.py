@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from esm_sae import storage
 from esm_sae.errors import InputError
-from esm_sae.formats import fasta, fasta_reading
+from esm_sae.formats import fasta, fasta_buffers, fasta_reading
 from esm_sae.formats.fasta import read_at, read_fasta
 
 HEADERS = st.text(
@@ -139,7 +139,7 @@ def test_reading_at_offsets_equals_scanning(tmp_path_factory, layout, compress, 
         assert list(read_at(path, [record.offset for record in wanted])) == wanted
 
 
-def test_a_thousand_records_in_a_thousand_out(write_fasta, random_proteins, monkeypatch):
+def test_a_thousand_records_in_a_thousand_out(write_fasta, random_proteins):
     records = random_proteins(1000)
     path = write_fasta(records, "x.fasta.gz", width=7)
     assert [(record.header, record.sequence) for record in read_fasta(path)] == records
@@ -209,6 +209,50 @@ def test_bad_files_are_refused_in_one_line_that_names_file_and_record(tmp_path, 
         with fasta_reading.BlockReader(path) as reader, pytest.raises(InputError) as ahead:
             read_through(reader)
         assert str(ahead.value) == str(caught.value)
+
+
+@pytest.mark.parametrize("compression", sorted(COMPRESSIONS))
+@pytest.mark.parametrize("block_bytes", [16, 90, 4096])
+def test_the_longest_record_is_the_same_for_every_reader(
+    tmp_path, monkeypatch, compression, block_bytes
+):
+    monkeypatch.setattr(fasta_buffers, "LONGEST_RECORD", 100)
+    monkeypatch.setattr(fasta_reading, "_BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(fasta_reading, "_SLACK", 1)
+    path = tmp_path / "x.fasta"
+    # The header line of each has 3 bytes.
+    for longest in (97, 98, 300, 5000):
+        content = b"\n\n>a\nMK\n>b\n" + b"M" * (longest - 1) + b"\n>c\nMK\n"
+        path.write_bytes(COMPRESSIONS[compression](content))
+        if longest == 97:
+            assert len(list(read_fasta(path))) == 3
+            with fasta_reading.BlockReader(path) as reader:
+                assert len(read_through(reader)) == 3
+            continue
+        message = "record 'b' at byte 8 has more than 100 bytes"
+        with pytest.raises(InputError, match=message):
+            list(read_fasta(path))
+        with (
+            fasta_reading.BlockReader(path) as reader,
+            pytest.raises(InputError, match=message),
+        ):
+            read_through(reader)
+
+
+def test_a_bgzip_file_cut_between_members_is_refused(tmp_path):
+    path = tmp_path / "x.fasta.gz"
+    content = bgzipped(b">a\nMK\n" * 50)
+    path.write_bytes(content)
+    assert len(list(read_fasta(path))) == 50
+    path.write_bytes(content[: content.rindex(b"\x1f\x8b\x08\x04")])
+    with pytest.raises(InputError, match="bgzip's end marker is missing"):
+        list(read_fasta(path))
+
+
+def test_a_zstd_file_may_start_with_a_frame_to_be_skipped(tmp_path):
+    path = tmp_path / "x.fasta.zst"
+    path.write_bytes(b"\x5a\x2a\x4d\x18\x03\0\0\0abc" + zstd.compress(b">a\nMK\n"))
+    assert [record.sequence for record in read_fasta(path)] == ["MK"]
 
 
 def test_a_flipped_bit_in_gzip_is_found(tmp_path):

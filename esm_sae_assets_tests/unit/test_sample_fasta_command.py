@@ -15,13 +15,13 @@ SUDDEN_DEATH = """
 import os, signal, sys
 from esm_sae import sample_fasta, storage
 from esm_sae.formats import fasta_reading, sequence_index
-from esm_sae.sequences import draw, sampling
+from esm_sae.sequences import draw, drawn_records
 
 place, calls, *arguments = sys.argv[1:]
-fasta_reading._BLOCK_BYTES = sampling._RECORDS_PER_BATCH = 500
+fasta_reading._BLOCK_BYTES = drawn_records._BATCH_BYTES = 500
 sequence_index._ROWS_PER_PART = 50
 owner, name = {
-    "drawing": (draw.Draw, "place"), "copying": (sampling, "_find_records"),
+    "drawing": (draw.Draw, "place"), "copying": (drawn_records, "_locate"),
     "indexing": (sequence_index.IndexWriter, "_close_part"),
     "joining": (sequence_index.IndexWriter, "finish"), "publishing": (storage, "replace"),
 }[place]

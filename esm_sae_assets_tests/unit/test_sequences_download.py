@@ -1042,10 +1042,12 @@ def test_several_at_once_wait_for_one_another(server, tmp_path, identified):
     assert names_in(tmp_path) == ["x.gz", "x.gz.manifest.json"]
 
 
-def test_a_kill_before_any_step_leaves_old_or_new(server, tmp_path, python_environment):
-    server.files["/old/x.gz"] = File(OTHER)
+@pytest.mark.parametrize("scenario", ["download", "source"])
+def test_a_kill_before_any_step_leaves_old_or_new(server, tmp_path, python_environment, scenario):
+    server.files["/rel/x.gz"] = File(b">new\n" + b"MKV" * 50_000)
+    server.files["/old/x.gz"] = File(b">old\n" + b"MKL" * 9_000)
     result = subprocess.run(
-        [sys.executable, KILLS, server.url(), server.url("/old/x.gz"), tmp_path],
+        [sys.executable, KILLS, scenario, server.url(), server.url("/old/x.gz"), tmp_path],
         capture_output=True,
         text=True,
         timeout=120,

@@ -1,4 +1,5 @@
 import gzip
+import os
 import re
 from collections import Counter
 
@@ -14,7 +15,7 @@ from esm_sae.formats import fasta_reading, sequence_index
 from esm_sae.formats.fasta import read_at, read_fasta
 from esm_sae.formats.headers import parse_header
 from esm_sae.formats.sequence_index import index_of, index_path
-from esm_sae.sequences import identical, sampling
+from esm_sae.sequences import drawn_records, identical, sampling
 from esm_sae.sequences.draw import Draw
 from esm_sae.sequences.figures import sample_figure
 from esm_sae.sequences.sampling import sample_fasta
@@ -126,7 +127,7 @@ def test_any_selection_equals_the_naive_one(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fasta_reading, "_BLOCK_BYTES", block_bytes)
         patch.setattr(identical, "_DIGESTS_AT_ONCE", 3)
-        patch.setattr(sampling, "_RECORDS_PER_BATCH", 5)
+        patch.setattr(drawn_records, "_BATCH_BYTES", 90)
         if not expected:
             with pytest.raises(InputError, match="none of its"):
                 sample_fasta(folder / "x.fasta", folder / "s.fasta", n, **options)
@@ -182,7 +183,7 @@ def test_of_equal_keys_the_earliest_records_are_drawn():
 
 def test_a_thousand_records_in_a_thousand_out(tmp_path, write_fasta, random_proteins, monkeypatch):
     source = write_fasta(random_proteins(1000))
-    monkeypatch.setattr(sampling, "_RECORDS_PER_BATCH", 64)
+    monkeypatch.setattr(drawn_records, "_BATCH_BYTES", 999)
     report = sample_fasta(source, tmp_path / "sample.fasta", 1000)
     assert (tmp_path / "sample.fasta").read_bytes() == source.read_bytes()
     assert (report.read, report.sampled) == (1000, 1000)
@@ -421,3 +422,51 @@ def test_a_source_that_changes_before_it_is_copied_is_noticed(
     with pytest.raises(InputError, match="changed while it was read"):
         sample_fasta(source, tmp_path / "s.fasta", 100)
     assert [path.name for path in tmp_path.iterdir()] == ["source.fasta"]
+
+
+@pytest.mark.parametrize("change", ["cut", "replaced"])
+def test_a_source_that_changes_while_it_is_copied(tmp_path, source, monkeypatch, change):
+    monkeypatch.setattr(drawn_records, "_BATCH_BYTES", 500)
+    expected = source.read_bytes()
+    locate, calls = drawn_records._locate, []
+
+    def changing(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2 and change == "cut":
+            os.truncate(source, 1000)
+        elif len(calls) == 2:
+            (tmp_path / "other").write_bytes(b">other\nMK\n" * 999)
+            os.replace(tmp_path / "other", source)
+        return locate(*arguments)
+
+    monkeypatch.setattr(drawn_records, "_locate", changing)
+    if change == "cut":
+        with pytest.raises(InputError, match="changed while it was read"):
+            sample_fasta(source, tmp_path / "s.fasta", 300)
+        assert [path.name for path in tmp_path.iterdir()] == ["source.fasta"]
+        return
+    # What was opened is read to its end.
+    sample_fasta(source, tmp_path / "s.fasta", 300)
+    assert (tmp_path / "s.fasta").read_bytes() == expected
+
+
+def test_two_taxa_of_one_name_are_two(tmp_path, write_fasta):
+    headers = ["a n=1 Tax=Twin TaxID=1", "b n=1 Tax=Twin TaxID=2", "c n=1 Tax=Twin TaxID=2"]
+    headers += ["d n=1 TaxID=3", "e n=1 Tax=Nameless"]
+    source = write_fasta([(header, "MK") for header in headers], "source.fasta")
+    summary = sample_fasta(source, tmp_path / "s.fasta", 9).product.manifest.summary
+    assert summary["taxa"] == 4
+    assert summary["top_taxa"] == [
+        {"taxon": "Twin", "taxid": 2, "records": 2},
+        {"taxon": "TaxID 3", "taxid": 3, "records": 1},
+        {"taxon": "Nameless", "taxid": None, "records": 1},
+        {"taxon": "Twin", "taxid": 1, "records": 1},
+    ]
+
+
+def test_records_without_a_taxon_are_counted_apart(tmp_path, write_fasta):
+    headers = ["a n=1 Tax=A TaxID=1", "b n=1 Tax=B TaxID=2", "c what", "d n=5", "e OS=A"]
+    source = write_fasta([(header, "MK") for header in headers], "source.fasta")
+    report = sample_fasta(source, tmp_path / "s.fasta", 9, taxa=["A"])
+    assert report.sampled == 2
+    assert report.dropped == {"too short": 0, "too long": 0, "no taxon": 2, "another taxon": 1}

@@ -1,7 +1,4 @@
-import functools
 import hashlib
-import threading
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -150,25 +147,6 @@ def test_a_local_source_of_another_size_is_refused(tmp_path, fasta, write_fasta,
         provided_source(tmp_path / "data")
 
 
-@pytest.fixture
-def serve(tmp_path):
-    """Return a function that serves a folder over HTTP and returns the address."""
-    folder = tmp_path / "served"
-    folder.mkdir()
-    handler = functools.partial(QuietHandler, directory=str(folder))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield folder, f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-        thread.join()
-
-
-class QuietHandler(SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
-
 METALINK = (
     '<metalink version="3.0" xmlns="http://www.metalinker.org/"><version>2026_05</version><files>'
     '<file name="uniref50.fasta.gz"><verification><hash type="md5">{}</hash></verification></file>'
@@ -208,14 +186,29 @@ def test_a_download_does_not_replace_a_file_that_someone_put_there(
         provide_source(f"{address}/x.fasta.gz", tmp_path / "data")
     assert own.read_bytes() == content
     assert provide_source(f"{address}/x.fasta.gz", tmp_path / "other").path.is_file()
-    with pytest.raises(InputError, match="was not made here"):
+    with pytest.raises(InputError, match="in the way of the bundled proteins and is a download"):
         provide_source("bundled", tmp_path / "other")
 
 
-def test_a_download_that_is_no_fasta_is_not_used(tmp_path, serve):
+@pytest.mark.parametrize("before", ["nothing", "bundled", "download"])
+def test_a_download_that_is_no_fasta_takes_no_ones_place(
+    tmp_path, serve, write_fasta, random_proteins, before
+):
     served, address = serve
-    (served / "x.fasta").write_text("no fasta")
-    with pytest.raises(InputError, match="does not start with '>'"):
-        provide_source(f"{address}/x.fasta", tmp_path / "data")
-    with pytest.raises(InputError, match="no source of sequences"):
-        provided_source(tmp_path / "data")
+    folder = tmp_path / "data"
+    write_fasta(random_proteins(20), "served/good.fasta.gz")
+    (served / "bad.fasta.gz").write_text("no fasta")
+    if before != "nothing":
+        provide_source("bundled" if before == "bundled" else f"{address}/good.fasta.gz", folder)
+        source = provided_source(folder)
+    url = f"{address}/bad.fasta.gz"
+    with pytest.raises(InputError, match="does not start with '>'") as caught:
+        provide_source(url, folder)
+    assert str(caught.value).startswith(url)
+    if before == "nothing":
+        with pytest.raises(InputError, match="no source of sequences"):
+            provided_source(folder)
+    else:
+        assert provided_source(folder) == source
+        assert identity_of(source.location) == source.sha256
+    assert not [name for name in names_in(folder) if "download" in name]
