@@ -110,8 +110,9 @@ def _spare_inputs(options: argparse.Namespace) -> None:
     if output is None or not output.is_file():
         return
     for name, value in vars(options).items():
-        is_file = isinstance(value, str | Path) and Path(value).is_file()
-        if name != "output" and is_file and output.samefile(value):
+        path = storage.local_path(value) if isinstance(value, str | Path) else None
+        is_file = path is not None and path.is_file()
+        if name != "output" and is_file and output.samefile(path):
             raise InputError(f"{output}: is the input of --{name}; name another file to write")
 
 

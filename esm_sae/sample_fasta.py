@@ -1,6 +1,7 @@
 """Draw a uniform sample of a FASTA file."""
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 
@@ -61,7 +62,7 @@ def _run(options: argparse.Namespace) -> str:
         min_length=options.min_len,
         max_length=options.max_len,
         letters=options.letters,
-        taxa=options.taxa,
+        taxa=None if options.taxa is None else _taxa(options.taxa),
         drop_identical=options.drop_identical,
         seed=options.seed,
     )
@@ -70,6 +71,15 @@ def _run(options: argparse.Namespace) -> str:
         f"{report.product.path}: {report.sampled:,} of {report.passing:,} records drawn; "
         f"{report.read:,} read{dropped}" + ("; unchanged" if report.product.unchanged else "")
     )
+
+
+def _taxa(words: Sequence[str]) -> list[str]:
+    """Take apart lists of TaxIDs; names of taxa may have commas."""
+    return [
+        taxon
+        for word in words
+        for taxon in (word.split(",") if re.fullmatch(r"[0-9]+(,[0-9]+)+", word) else [word])
+    ]
 
 
 if __name__ == "__main__":

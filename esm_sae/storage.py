@@ -24,6 +24,8 @@ from esm_sae.errors import InputError
 PathLike = str | os.PathLike[str]
 
 _HASH_CHUNK = 1 << 22
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 _TEMPORARY_SUFFIX = ".partial"
 
 
@@ -38,6 +40,8 @@ def open_binary(path: PathLike) -> BinaryIO:
     local = Path(path)
     if local.is_dir():
         raise InputError(f"{local}: is a directory, expected a file")
+    if local.exists() and not local.is_file():
+        raise InputError(f"{local}: is no regular file; write what it gives to one, and name that")
     try:
         return local.open("rb")
     except FileNotFoundError:
@@ -119,8 +123,7 @@ def publish(path: PathLike) -> Iterator[Path]:
         InputError: ``path`` is a directory, or its folder cannot be made.
     """
     target = Path(path)
-    if target.is_dir():
-        raise InputError(f"{target}: is a directory, expected a file to write")
+    require_writable_file(target)
     make_folder(target.parent)
     temporary = temporary_beside(target)
     try:
@@ -155,6 +158,45 @@ def encode_json(value: Any) -> bytes:
 def encode_compact_json(value: Any) -> bytes:
     """Encode a large value as JSON in its own order without indentation."""
     return json.dumps(value, allow_nan=False, ensure_ascii=False).encode() + b"\n"
+
+
+def require_writable_file(path: Path) -> None:
+    """Refuse to write where something stands that is no file.
+
+    Raises:
+        InputError: the path is a folder, a device or a pipe, or names no file.
+    """
+    if path.is_dir() or not path.name:
+        raise InputError(f"{path}: is a directory, expected a file to write")
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: is no regular file, expected a file to write")
+
+
+def local_path(path: PathLike) -> Path | None:
+    """Return the local path that a path or a ``file://`` URL means, None for another URL."""
+    text = os.fspath(path)
+    if text.startswith(("file://", "local://")):
+        return Path(text.partition("://")[2])
+    return None if is_url(path) else Path(path)
+
+
+@contextlib.contextmanager
+def naming_full_disk(target: Path) -> Iterator[None]:
+    """Say which file a full disk, or a limit on the size of files, stopped.
+
+    Raises:
+        InputError: in place of the system's error, which names nothing.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        free = shutil.disk_usage(target.parent).free
+        raise InputError(
+            f"{target}: cannot be written ({error.strerror}; {free:,} bytes are free on its "
+            "disk); make room and run it again"
+        ) from None
 
 
 def make_folder(folder: Path) -> None:
@@ -243,7 +285,7 @@ def _open_url(url: str) -> BinaryIO:
         return cast(BinaryIO, cast(Any, fsspec.open(url, "rb")).open())
     except FileNotFoundError:
         raise InputError(f"{url}: no such file") from None
-    except (ImportError, ValueError) as error:
+    except (ImportError, TypeError, ValueError) as error:
         raise InputError(f"{url}: cannot be opened ({error})") from None
 
 

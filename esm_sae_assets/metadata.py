@@ -40,6 +40,10 @@ def materializing() -> Iterator[Clock]:
         yield Clock()
     except InputError as error:
         raise dg.Failure(description=str(error), allow_retries=False) from None
+    except OSError as error:
+        what = error.strerror or str(error)
+        named = f"{error.filename}: {what}" if error.filename else what
+        raise dg.Failure(description=named) from error
 
 
 def result(

@@ -39,7 +39,7 @@ def read_fasta(source: storage.PathLike) -> Iterator[Record]:
 
     Raises:
         InputError: the file is missing, empty, truncated, does not start with ``>``, or has a
-            record with no id, no sequence, letters that are not residues or more than 64 MiB
+            record with no id, no sequence, letters that are not residues or more than 4 MiB
             (the first such record is named).
     """
     for block in read_blocks(source):

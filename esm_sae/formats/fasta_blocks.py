@@ -151,7 +151,7 @@ def _count_residues(block: Block, number: int, source: storage.PathLike) -> int:
     fasta_buffers.require_record_size(record, os.fspath(source), at)
     (header,) = block.headers(np.array([number]))
     (sequence,) = block.sequences(np.array([number]))
-    where = f"{os.fspath(source)}: record '{header[:60].strip()}' at byte {at}"
+    where = f"{os.fspath(source)}: record '{fasta_buffers.shown(header)}' at byte {at}"
     if not header.strip(_BLANKS):
         raise InputError(f"{where} has no id after '>'; give it one")
     if not sequence:

@@ -6,8 +6,8 @@ import numpy as np
 
 from esm_sae.errors import InputError
 
-# In bytes, far beyond titin's 35,000 residues: what is longer is a chromosome, or no FASTA file.
-LONGEST_RECORD = 1 << 26
+# In bytes, a hundred times titin's 35,000 residues: what is longer is a chromosome, or no FASTA.
+LONGEST_RECORD = 1 << 22
 
 _NEWLINE = ord("\n")
 
@@ -67,9 +67,15 @@ def require_record_size(record: np.ndarray, name: str, offset: int) -> None:
     if len(record) > LONGEST_RECORD:
         header = record[1:200].tobytes().decode(errors="replace").partition("\n")[0]
         raise InputError(
-            f"{name}: record '{header[:60].strip()}' at byte {offset} has more than "
+            f"{name}: record '{shown(header)}' at byte {offset} has more than "
             f"{LONGEST_RECORD:,} bytes; is this a protein FASTA file?"
         )
+
+
+def shown(header: str) -> str:
+    """Return the start of a header as it may be shown on a terminal."""
+    start = header[:60].strip()
+    return "".join(letter if letter.isprintable() else "?" for letter in start)
 
 
 def no_record(name: str) -> InputError:

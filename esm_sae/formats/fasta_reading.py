@@ -36,7 +36,7 @@ def read_blocks(source: storage.PathLike, *, start: int = 0) -> Iterator[Block]:
 
     Raises:
         InputError: the file is missing, empty, truncated, does not start with ``>``, or has a
-            record with no id, no sequence, letters that are not residues or more than 64 MiB
+            record with no id, no sequence, letters that are not residues or more than 4 MiB
             (the first such record is named).
     """
     buffer = new_buffer(_BLOCK_BYTES)
@@ -119,6 +119,8 @@ class BlockReader:
         name = os.fspath(self._source)
         stop = start + _BLOCK_BYTES
         found = read_range(self._raw.fileno(), start, stop, self._free.get(), name)
+        if start == 0 and not found.only_blank_before:
+            raise no_fasta(name)
         block = None if found.filled is None else _locate(found.filled, self._source)
         return found.buffer, block, found.only_blank_before
 

@@ -129,8 +129,7 @@ def produce_files(
     manifest_path = Path(manifest)
     fingerprint = fingerprint_of(kind, determinants)
     for path in [*targets, manifest_path]:
-        if path.is_dir():
-            raise InputError(f"{path}: is a directory, expected a file to write")
+        storage.require_writable_file(path)
     with storage.locked(targets[0]):
         for path in [*targets, manifest_path]:
             _remove_leftovers(path)
@@ -178,7 +177,10 @@ def read_manifest(path: storage.PathLike) -> Manifest | None:
         location = location / MANIFEST_NAME
     if not location.is_file():
         return None
-    content = storage.read_json(location)
+    try:
+        content = storage.read_json(location)
+    except InputError as error:
+        raise InputError(f"{error}; remove it and make the output again") from None
     if not _is_manifest(content):
         raise InputError(f"{location}: not a manifest; remove it and make the output again")
     return Manifest(**content)
@@ -193,8 +195,8 @@ def manifest_beside(path: storage.PathLike) -> Path:
 def identity_of(path: storage.PathLike) -> str:
     """Return the content hash of an input file or manifested folder.
 
-    A file that a manifest beside it names, with the size recorded there, is known by the
-    recorded hash; any other file is read and hashed.
+    A file that a manifest beside it names, of the size recorded there and not written to since,
+    is known by the recorded hash; any other file is read and hashed.
 
     Raises:
         InputError: the path does not exist, or is a folder without a manifest.
@@ -207,11 +209,10 @@ def identity_of(path: storage.PathLike) -> str:
         if manifest is None:
             raise InputError(f"{location}: incomplete, it has no {MANIFEST_NAME}; make it again")
         return manifest.data_version
-    beside = read_manifest(manifest_beside(location))
-    if beside is not None and location.is_file() and location.name in beside.files:
-        entry = beside.files[location.name]
-        if entry["bytes"] == location.stat().st_size:
-            return str(entry["sha256"])
+    beside = manifest_beside(location)
+    manifest = read_manifest(beside)
+    if manifest is not None and is_untouched(location, manifest, beside):
+        return str(manifest.files[location.name]["sha256"])
     return storage.sha256_of(location)
 
 
@@ -219,6 +220,14 @@ def is_recorded(path: Path, manifest: Manifest) -> bool:
     """Whether a file is there with the bytes that a manifest records of its name."""
     entry = manifest.files[path.name]
     return _has_size(path, entry) and storage.sha256_of(path) == entry["sha256"]
+
+
+def is_untouched(path: Path, manifest: Manifest, manifest_path: Path) -> bool:
+    """Whether a file has the size that a manifest records and is older than it: a fast look."""
+    entry = manifest.files.get(path.name)
+    if entry is None or not _has_size(path, entry):
+        return False
+    return path.stat().st_mtime_ns <= manifest_path.stat().st_mtime_ns
 
 
 def in_place(manifest: Manifest, manifest_path: storage.PathLike) -> bool:

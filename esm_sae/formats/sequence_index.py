@@ -1,16 +1,18 @@
 """The index of a FASTA file: one row per record, so that records are found by seeking."""
 
-import os
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from esm_sae import storage
+from esm_sae.errors import InputError
 from esm_sae.formats.fasta_blocks import Block
 from esm_sae.formats.fasta_reading import read_blocks
 from esm_sae.formats.headers import OTHER, parse_headers
-from esm_sae.formats.manifest import manifest_beside, read_manifest
+from esm_sae.formats.manifest import is_untouched, manifest_beside, read_manifest
 
 SCHEMA = {
     "sequence_id": pl.String,
@@ -24,13 +26,15 @@ SCHEMA = {
 _UNPARSED = {name: SCHEMA[name] for name in ("header", "length", "offset")}
 
 _ROWS_PER_PART = 200_000
+_HEADER_BYTES_PER_PART = 1 << 26
 _ROWS_PER_GROUP = 1 << 17
 
 
 class IndexWriter:
     """Writes the index of a FASTA file as its records become known.
 
-    Memory is bounded by some 200,000 rows: finished parts wait in a folder until all are joined.
+    Memory is bounded by some 200,000 rows, or 64 MiB of headers: finished parts wait in a folder
+    until all are joined.
 
     Attributes:
         unrecognised: records whose header is in the style of neither UniRef nor UniProtKB.
@@ -41,13 +45,14 @@ class IndexWriter:
         self._folder = folder
         self._parts: list[Path] = []
         self._rows: list[pl.DataFrame] = []
-        self._waiting = 0
+        self._waiting = self._waiting_bytes = 0
 
     def add(self, block: Block) -> None:
         """Add the records of a block; offsets are those of the indexed file."""
         self._rows.append(_unparsed(block))
         self._waiting += len(block.starts)
-        if self._waiting >= _ROWS_PER_PART:
+        self._waiting_bytes += int((block.header_ends - block.starts).sum())
+        if self._waiting >= _ROWS_PER_PART or self._waiting_bytes >= _HEADER_BYTES_PER_PART:
             self._close_part()
 
     def finish(self, target: Path) -> None:
@@ -56,19 +61,22 @@ class IndexWriter:
         if self._parts:
             table = pl.concat([pl.scan_parquet(self._parts), table])
         # Of zstd, level 1 makes these tables both smaller and faster than its default.
-        table.sink_parquet(
-            target, row_group_size=_ROWS_PER_GROUP, compression="zstd", compression_level=1
-        )
+        with _naming_failure(target):
+            table.sink_parquet(
+                target, row_group_size=_ROWS_PER_GROUP, compression="zstd", compression_level=1
+            )
 
     def _close_part(self) -> None:
         path = self._folder / f"index_{len(self._parts):06d}.parquet"
-        self._take_rows().write_parquet(path, compression="lz4")
+        with _naming_failure(path):
+            self._take_rows().write_parquet(path, compression="lz4")
         self._parts.append(path)
 
     def _take_rows(self) -> pl.DataFrame:
         rows = _parsed(self._rows)
         self.unrecognised += int((rows["style"] == OTHER).sum())
-        self._rows, self._waiting = [], 0
+        self._rows = []
+        self._waiting = self._waiting_bytes = 0
         return rows.select(list(SCHEMA))
 
 
@@ -84,7 +92,7 @@ def index_of(fasta: storage.PathLike) -> pl.DataFrame:
 def scan_index(fasta: storage.PathLike) -> pl.LazyFrame:
     """As ``index_of``, lazily: of a table beside the file only what is asked for is read.
 
-    The table is trusted only where a manifest names both and the sizes agree.
+    The table is trusted only where a manifest names both, and both are as it records them.
     """
     table = _trusted_table(fasta)
     if table is not None:
@@ -97,6 +105,15 @@ def index_path(fasta: storage.PathLike) -> Path:
     """Return where the index of a FASTA file is kept: ``x.fasta`` -> ``x.index.parquet``."""
     path = Path(fasta)
     return path.with_name(f"{storage.stem(path)}.index.parquet")
+
+
+@contextlib.contextmanager
+def _naming_failure(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except pl.exceptions.PolarsError as error:
+        # A full disk, most likely: polars has errors of its own for the system's.
+        raise InputError(f"{path}: cannot be written ({error})") from None
 
 
 def _unparsed(block: Block) -> pl.DataFrame:
@@ -121,12 +138,9 @@ def _parsed(rows: list[pl.DataFrame]) -> pl.DataFrame:
 def _trusted_table(fasta: storage.PathLike) -> Path | None:
     if storage.is_url(fasta) or not Path(fasta).is_file():
         return None
-    path, table = Path(fasta), index_path(fasta)
-    manifest = read_manifest(manifest_beside(path))
+    path, table, beside = Path(fasta), index_path(fasta), manifest_beside(fasta)
+    manifest = read_manifest(beside)
     if manifest is None:
         return None
-    for file in (path, table):
-        entry = manifest.files.get(file.name)
-        if entry is None or not file.is_file() or entry["bytes"] != os.stat(file).st_size:
-            return None
-    return table
+    trusted = all(is_untouched(file, manifest, beside) for file in (path, table))
+    return table if trusted else None

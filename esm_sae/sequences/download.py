@@ -72,6 +72,7 @@ def download(
         InputError: the file or a metalink cannot be had or is not usable, the file's hash is
             another, or the disk has no room for it. An older ``target`` is as it was.
     """
+    storage.require_writable_file(Path(target))
     return _Download(Address.parse(url), Path(target), checksum, metalink, check, retry).run()
 
 

@@ -46,9 +46,14 @@ def read_records(records: RecordsInFile, source: storage.PathLike) -> Iterator[B
         content = b"".join([os.pread(records.descriptor, size, at) for size, at in places])
         block = _locate(content, sizes, position)
         if block is None:
-            raise InputError(f"{source}: changed while it was read; sample it again")
+            raise changed_meanwhile(source)
         yield block
         position += len(block.content)
+
+
+def changed_meanwhile(source: storage.PathLike) -> InputError:
+    """Return the error of a source that is not any more what it was."""
+    return InputError(f"{source}: changed while it was read; sample it again")
 
 
 def _batches(sizes: np.ndarray) -> Iterator[slice]:

@@ -1,7 +1,6 @@
 """The part of a download that is on disk, and the record of what it is a part of."""
 
 import contextlib
-import errno
 import glob
 import os
 import shutil
@@ -12,8 +11,6 @@ from typing import Any
 
 from esm_sae import storage
 from esm_sae.errors import InputError
-
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -127,7 +124,7 @@ class PartFile:
             with self.path.open("ab") as file:
                 yield append
         except OSError as error:
-            if error.errno not in _DISK_FULL:
+            if error.errno not in storage.DISK_FULL:
                 raise
             left = None if more is None else more - (self.size - before)
             raise self._disk_full(left) from None

@@ -16,8 +16,9 @@ from esm_sae.formats.manifest import Product, identity_of, manifest_beside, prod
 from esm_sae.formats.sequence_index import IndexWriter, index_path
 from esm_sae.progress import progress
 from esm_sae.sequences.draw import Draw
-from esm_sae.sequences.drawn_records import RecordsInFile, read_records
+from esm_sae.sequences.drawn_records import RecordsInFile, changed_meanwhile, read_records
 from esm_sae.sequences.identical import find_repeats
+from esm_sae.sequences.sampling_checks import require_as_recorded, require_usable, state_of
 from esm_sae.sequences.selection import Selection, Sieve
 from esm_sae.sequences.statistics import LengthCounts, summary_of
 
@@ -95,16 +96,22 @@ def sample_fasta(
         selection = Selection(min_length, max_length, letters, chosen_taxa, drop_identical)
     except InputError as error:
         raise InputError(f"{target}: {error}") from None
-    _require_usable(source, target, n, seed)
+    require_usable(source, target, n, seed)
+    state = state_of(source)
+    known = identity_of(source) if sha256 is None else sha256
+    require_as_recorded(source, known)
 
     def build(paths: list[Path]) -> dict[str, Any]:
         with (
+            storage.naming_full_disk(target),
             _work_folder(target) as folder,
             _drawn(source, selection, Draw(n, seed), folder) as drawn,
         ):
             if not drawn.sieve.passing:
                 raise _nothing_passes(source, drawn.sieve)
             lengths, unrecognised = _copy(drawn.records, source, paths, folder)
+            if state_of(source) != state:
+                raise changed_meanwhile(source)
         return summary_of(drawn.sieve, drawn.lengths, lengths, paths[1], unrecognised)
 
     product = produce_files(
@@ -112,7 +119,7 @@ def sample_fasta(
         manifest=manifest_beside(target),
         kind="sample",
         determinants={
-            "source": identity_of(source) if sha256 is None else sha256,
+            "source": known,
             "n": n,
             **selection.determinants(),
             "seed": seed,
@@ -121,9 +128,13 @@ def sample_fasta(
         build=build,
     )
     counts = product.manifest.summary
-    return SampleReport(
-        product, counts["read"], counts["passing"], counts["sampled"], dict(counts["dropped"])
-    )
+    try:
+        read, passing, sampled = (int(counts[name]) for name in ("read", "passing", "sampled"))
+        return SampleReport(product, read, passing, sampled, dict(counts["dropped"]))
+    except (KeyError, TypeError, ValueError):
+        raise InputError(
+            f"{product.manifest_path}: not the manifest of a sample; remove it and sample again"
+        ) from None
 
 
 @dataclass
@@ -192,20 +203,6 @@ def _work_folder(target: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder)
-
-
-def _require_usable(source: storage.PathLike, target: Path, n: int, seed: int) -> None:
-    if n < 1:
-        raise InputError(f"{target}: cannot draw {n} records; give n of at least 1")
-    if seed < 0:
-        raise InputError(f"{target}: seed {seed} is negative; give one from 0 on")
-    if target.suffix in (".gz", ".zst"):
-        raise InputError(
-            f"{target}: a sample is plain text, so that records are found by seeking; give a "
-            f"name without {target.suffix}"
-        )
-    if target.exists() and not storage.is_url(source) and target.samefile(source):
-        raise InputError(f"{target}: is the source itself; give the sample another name")
 
 
 def _nothing_passes(source: storage.PathLike, sieve: Sieve) -> InputError:

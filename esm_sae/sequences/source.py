@@ -86,17 +86,33 @@ def provided_source(folder: storage.PathLike) -> SourceFile:
     manifest = read_manifest(folder / _MANIFEST_NAME)
     if manifest is None:
         raise InputError(f"{folder}: no source of sequences was provided here; do that first")
-    if _RECORD_NAME in manifest.files:
-        record = storage.read_json(folder / _RECORD_NAME)
-    else:
-        record = {"path": _COPY_NAME, **manifest.files[_COPY_NAME]}
+    record = _read_record(folder) if _RECORD_NAME in manifest.files else None
+    if record is None:
+        record = {"path": _COPY_NAME, **manifest.files.get(_COPY_NAME, {"sha256": ""})}
     # A download's is relative to the folder, so that the folder can be moved.
     location = record["path"]
     if not storage.is_url(location):
         location = os.path.join(folder, location)
-        if os.path.isfile(location) and os.path.getsize(location) != record["bytes"]:
-            raise InputError(f"{location}: changed since it was made known; provide it again")
+        _require_unchanged(Path(location), record["sha256"], folder / _MANIFEST_NAME)
     return SourceFile(location, record["sha256"])
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    path = folder / _RECORD_NAME
+    record = storage.read_json(path)
+    names = ("path", "sha256")
+    if not isinstance(record, dict) or not all(isinstance(record.get(n), str) for n in names):
+        raise InputError(f"{path}: not the record of a source; provide the source again")
+    return record
+
+
+def _require_unchanged(path: Path, sha256: str, record: Path) -> None:
+    """Refuse a file that was written to since it was recorded, unless its content is the same."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file any more; provide the source again")
+    is_newer = path.stat().st_mtime_ns > record.stat().st_mtime_ns
+    if is_newer and storage.sha256_of(path) != sha256:
+        raise InputError(f"{path}: changed since it was made known; provide the source again")
 
 
 def _copy_bundled(folder: Path) -> Product:
@@ -184,6 +200,7 @@ def _is_download(path: Path) -> bool:
 
 def _record_external(location: str, folder: Path) -> Product:
     _require_fasta(location)
+    _require_no_output(location, folder)
     copy = folder / _COPY_NAME
     if not storage.is_url(location) and copy.is_file() and copy.samefile(location):
         _require_not_our_copy(copy)
@@ -204,6 +221,19 @@ def _record(folder: Path, path: str, size: int, sha256: str, source: str) -> Pro
         determinants={"source": source, "sha256": sha256},
         build=build,
     )
+
+
+def _require_no_output(location: str, folder: Path) -> None:
+    """Refuse a sample in the same folder: the next sample drawn would take its place."""
+    local = storage.local_path(location)
+    if local is None or local.parent.resolve() != folder.resolve():
+        return
+    manifest = read_manifest(manifest_beside(local))
+    if manifest is not None and manifest.kind == "sample":
+        raise InputError(
+            f"{local}: is a sample drawn here, which the next one would replace; copy it to "
+            "another folder and name that copy as the source"
+        )
 
 
 def _require_not_our_copy(copy: Path) -> None:

@@ -1,3 +1,4 @@
+import bz2
 import gzip
 import re
 import struct
@@ -237,6 +238,22 @@ def test_the_longest_record_is_the_same_for_every_reader(
             pytest.raises(InputError, match=message),
         ):
             read_through(reader)
+
+
+def test_what_is_no_fasta_is_not_shown(tmp_path):
+    path = tmp_path / "x.fasta.bz2"
+    path.write_bytes(bz2.compress(np.random.default_rng(0).bytes(100_000)) + b"\n>a\n\x1b[31m\n")
+    for read in (lambda: list(read_fasta(path)), lambda: read_ahead(path)):
+        with pytest.raises(InputError, match="does not start with '>'"):
+            read()
+    path.write_bytes(b">a\x1b[31m\nM1\n")
+    with pytest.raises(InputError, match=r"record 'a\?\[31m' at byte 0 has '1'"):
+        read_ahead(path)
+
+
+def read_ahead(path):
+    with fasta_reading.BlockReader(path) as reader:
+        return read_through(reader)
 
 
 def test_a_bgzip_file_cut_between_members_is_refused(tmp_path):

@@ -92,6 +92,28 @@ def test_what_cannot_be_done_is_one_line(tmp_path, source, capsys, options, mess
     assert error.count("\n") == 1
 
 
+def test_taxids_may_be_a_list(tmp_path, source):
+    for number, taxa in enumerate((["1000,1001"], ["1000", "1001"])):
+        target = tmp_path / str(number) / "s.fasta"
+        arguments = ["--fasta", str(source), "--output", str(target), "--n", "9", "--quiet"]
+        assert sample_fasta.main([*arguments, "--taxa", *taxa]) == 0
+    assert (tmp_path / "0" / "s.fasta").read_bytes() == (tmp_path / "1" / "s.fasta").read_bytes()
+
+
+@pytest.mark.parametrize("output", [".", "/", "/dev/null"])
+def test_an_output_that_is_no_file_is_refused(source, capsys, output):
+    assert sample_fasta.main(["--fasta", str(source), "--output", output, "--n", "9"]) == 2
+    assert "expected a file to write" in capsys.readouterr().err
+    assert not os.path.isfile("/dev/null")
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe")
+    arguments = ["--fasta", str(tmp_path / "pipe"), "--output", str(tmp_path / "s.fasta")]
+    assert sample_fasta.main([*arguments, "--n", "9"]) == 2
+    assert "pipe: is no regular file" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("compressed", [True, False])
 @pytest.mark.parametrize(
     ("place", "calls"),

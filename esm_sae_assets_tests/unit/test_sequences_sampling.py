@@ -1,6 +1,8 @@
 import gzip
 import os
 import re
+import subprocess
+import sys
 from collections import Counter
 
 import numpy as np
@@ -427,7 +429,6 @@ def test_a_source_that_changes_before_it_is_copied_is_noticed(
 @pytest.mark.parametrize("change", ["cut", "replaced"])
 def test_a_source_that_changes_while_it_is_copied(tmp_path, source, monkeypatch, change):
     monkeypatch.setattr(drawn_records, "_BATCH_BYTES", 500)
-    expected = source.read_bytes()
     locate, calls = drawn_records._locate, []
 
     def changing(*arguments):
@@ -440,14 +441,109 @@ def test_a_source_that_changes_while_it_is_copied(tmp_path, source, monkeypatch,
         return locate(*arguments)
 
     monkeypatch.setattr(drawn_records, "_locate", changing)
-    if change == "cut":
-        with pytest.raises(InputError, match="changed while it was read"):
-            sample_fasta(source, tmp_path / "s.fasta", 300)
-        assert [path.name for path in tmp_path.iterdir()] == ["source.fasta"]
-        return
-    # What was opened is read to its end.
-    sample_fasta(source, tmp_path / "s.fasta", 300)
-    assert (tmp_path / "s.fasta").read_bytes() == expected
+    with pytest.raises(InputError, match="changed while it was read"):
+        sample_fasta(source, tmp_path / "s.fasta", 300)
+    assert [path.name for path in tmp_path.iterdir()] == ["source.fasta"]
+
+
+def test_a_source_that_changes_before_it_is_read_is_noticed(tmp_path, source, monkeypatch):
+    draw = sampling._drawn
+
+    def changing(*arguments):
+        source.write_bytes(source.read_bytes().replace(b"Protein", b"protein"))
+        return draw(*arguments)
+
+    monkeypatch.setattr(sampling, "_drawn", changing)
+    with pytest.raises(InputError, match="changed while it was read"):
+        sample_fasta(source, tmp_path / "s.fasta", 10)
+    assert [path.name for path in tmp_path.iterdir()] == ["source.fasta"]
+
+
+def test_an_edited_sample_of_the_same_size_is_no_source(tmp_path, source):
+    first = tmp_path / "first.fasta"
+    sample_fasta(source, first, 100)
+    first.write_bytes(first.read_bytes().replace(b"Protein", b"protein"))
+    with pytest.raises(InputError, match=r"first\.fasta: incomplete or changed"):
+        sample_fasta(first, tmp_path / "second.fasta", 10)
+    (tmp_path / "first.fasta.manifest.json").unlink()
+    assert sample_fasta(first, tmp_path / "second.fasta", 10).sampled == 10
+
+
+def test_half_a_sample_is_no_source(tmp_path, source):
+    first = tmp_path / "first.fasta"
+    sample_fasta(source, first, 100)
+    os.truncate(first, 2000)
+    with pytest.raises(InputError, match=r"first\.fasta: incomplete or changed"):
+        sample_fasta(first, tmp_path / "second.fasta", 10)
+
+
+@pytest.mark.parametrize("name", ["s.fasta", "s.index.parquet", "s.fasta.manifest.json"])
+def test_nothing_of_a_sample_takes_the_place_of_its_source(tmp_path, source, name):
+    source = source.rename(tmp_path / name)
+    content = source.read_bytes()
+    for location in (source, f"file://{source}"):
+        with pytest.raises(InputError, match="is the source itself"):
+            sample_fasta(location, tmp_path / "s.fasta", 10)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert source.read_bytes() == content
+
+
+def test_the_index_of_another_sample_is_not_replaced(tmp_path, source):
+    sample_fasta(source, tmp_path / "x.fasta", 10)
+    with pytest.raises(InputError, match=r"would replace x\.index\.parquet"):
+        sample_fasta(source, tmp_path / "x.fa", 20)
+    assert len(index_of(tmp_path / "x.fasta")) == 10
+
+
+def test_a_manifest_that_is_not_of_a_sample_is_named(tmp_path, source):
+    target = tmp_path / "s.fasta"
+    manifest = tmp_path / "s.fasta.manifest.json"
+    sample_fasta(source, target, 10)
+    for old, new in ((b'"passing"', b'"pasing"'), (b'"kind"', b'"kin"'), (b"{", b"")):
+        good = manifest.read_bytes()
+        manifest.write_bytes(good.replace(old, new, 1))
+        with pytest.raises(InputError, match=r"s\.fasta\.manifest\.json: .*remove it"):
+            sample_fasta(source, target, 10)
+        manifest.write_bytes(good)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_disk_that_fills_up_is_named(tmp_path, source, python_environment, compressed):
+    if compressed:
+        source.write_bytes(gzip.compress(source.read_bytes()))
+    sample_fasta(source, tmp_path / "expected.fasta", 300)
+    total = (tmp_path / "expected.fasta").stat().st_size
+    for limit in (total // 2, total - 1, total + 1):
+        code = (
+            "import resource, sys\n"
+            "from esm_sae import sample_fasta\n"
+            f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
+            "sys.exit(sample_fasta.main(sys.argv[1:]))"
+        )
+        target = tmp_path / "new" / "s.fasta"
+        arguments = ["--fasta", source, "--output", target, "--n", "300", "--quiet"]
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            env=python_environment,
+            capture_output=True,
+            text=True,
+        )
+        if limit > total:
+            assert done.returncode == 0, done.stderr
+            continue
+        assert done.returncode == 2, done.stderr
+        assert re.fullmatch(r"error: \S+s\.fasta: cannot be written .*make room.*\n", done.stderr)
+        assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_a_table_that_cannot_be_written_is_named(tmp_path, source, monkeypatch):
+    def failing(*_, **__):
+        raise pl.exceptions.ComputeError("No space left on device")
+
+    monkeypatch.setattr(pl.LazyFrame, "sink_parquet", failing)
+    with pytest.raises(InputError, match=r"index\.parquet.*cannot be written \(No space left"):
+        sample_fasta(source, tmp_path / "new" / "s.fasta", 10)
+    assert list((tmp_path / "new").iterdir()) == []
 
 
 def test_two_taxa_of_one_name_are_two(tmp_path, write_fasta):

@@ -212,3 +212,32 @@ def test_a_download_that_is_no_fasta_takes_no_ones_place(
         assert provided_source(folder) == source
         assert identity_of(source.location) == source.sha256
     assert not [name for name in names_in(folder) if "download" in name]
+
+
+def test_an_edited_local_source_of_the_same_size_is_refused(tmp_path, fasta):
+    provide_source(fasta, tmp_path / "data")
+    content = fasta.read_bytes()
+    fasta.write_bytes(content)
+    assert provided_source(tmp_path / "data").sha256 == identity_of(fasta)
+    fasta.write_bytes(content.replace(b"Protein", b"protein"))
+    with pytest.raises(InputError, match="changed since it was made known"):
+        provided_source(tmp_path / "data")
+    fasta.unlink()
+    with pytest.raises(InputError, match="no such file any more"):
+        provided_source(tmp_path / "data")
+
+
+def test_a_sample_is_not_the_source_of_the_samples_beside_it(tmp_path, fasta):
+    folder = tmp_path / "data"
+    sample_fasta(fasta, folder / "s.fasta", 5)
+    with pytest.raises(InputError, match="is a sample drawn here"):
+        provide_source(folder / "s.fasta", folder)
+    assert provide_source(folder / "s.fasta", tmp_path / "other").path.is_file()
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "null", '{"path": 5, "sha256": ""}'])
+def test_a_damaged_record_is_named(tmp_path, fasta, content):
+    provide_source(fasta, tmp_path / "data")
+    (tmp_path / "data" / "uniref50.source.json").write_text(content)
+    with pytest.raises(InputError, match="not the record of a source"):
+        provided_source(tmp_path / "data")
