@@ -9,6 +9,7 @@ from esm_sae.formats.fasta_buffers import (
     Filled,
     capacity,
     enlarged,
+    new_buffer,
     require_record_size,
     with_line_end,
 )
@@ -35,8 +36,8 @@ def read_range(descriptor: int, start: int, stop: int, buffer: np.ndarray, name:
         descriptor: of the open file.
         start: first byte of the range.
         stop: the byte behind it.
-        buffer: (B,) uint8, better longer than the range; a longer one takes its place if a record
-            needs it.
+        buffer: (B,) uint8, better longer than the range; a longer one takes its place where that
+            or a record needs it.
         name: of the file, for errors.
 
     Raises:
@@ -44,6 +45,8 @@ def read_range(descriptor: int, start: int, stop: int, buffer: np.ndarray, name:
     """
     # A record starts behind a line end.
     origin = max(start - 1, 0)
+    if capacity(buffer) < stop - origin:
+        buffer = new_buffer(2 * (stop - origin))
     size = _read_at(descriptor, buffer, 0, origin)
     first = _find_start(buffer, size, start - origin)
     limit = min(stop - origin, size)

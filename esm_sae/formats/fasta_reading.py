@@ -6,10 +6,12 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import LifoQueue, Queue
+from typing import NamedTuple
 
 import numpy as np
 
 from esm_sae import storage
+from esm_sae.errors import InputError
 from esm_sae.formats.compression import compression_of, decompressed
 from esm_sae.formats.fasta_blocks import Block, locate_records
 from esm_sae.formats.fasta_buffers import Filled, new_buffer, no_fasta, no_record
@@ -95,7 +97,7 @@ class BlockReader:
     def _blocks_of_ranges(self) -> Iterator[Block]:
         name = os.fspath(self._source)
         starts = iter(range(0, self.bytes_total, _BLOCK_BYTES))
-        waiting: deque[Future[tuple[np.ndarray, Block | None, bool]]] = deque()
+        waiting: deque[Future[_LocatedRange]] = deque()
         # The caller holds one buffer; the others must do for all that are waiting.
         most = _LOCATORS + _BLOCKS_AHEAD - 1
         begun = False
@@ -104,25 +106,31 @@ class BlockReader:
                 waiting.append(self._pool.submit(self._locate_range, start))
             if not waiting:
                 break
-            buffer, block, only_blank_before = waiting.popleft().result()
-            if not begun and not only_blank_before:
+            found = waiting.popleft().result()
+            if not begun and not found.only_blank_before:
                 raise no_fasta(name)
+            if found.error is not None:
+                raise found.error
             self._bytes_located = min(self._bytes_located + _BLOCK_BYTES, self.bytes_total)
-            if block is not None:
+            if found.block is not None:
                 begun = True
-                yield block
-            self._give_back(buffer)
+                yield found.block
+            self._give_back(found.buffer)
         if not begun:
             raise no_record(name)
 
-    def _locate_range(self, start: int) -> tuple[np.ndarray, Block | None, bool]:
+    def _locate_range(self, start: int) -> "_LocatedRange":
         name = os.fspath(self._source)
         stop = start + _BLOCK_BYTES
         found = read_range(self._raw.fileno(), start, stop, self._free.get(), name)
-        if start == 0 and not found.only_blank_before:
-            raise no_fasta(name)
-        block = None if found.filled is None else _locate(found.filled, self._source)
-        return found.buffer, block, found.only_blank_before
+        block = error = None
+        if found.filled is not None:
+            try:
+                block = _locate(found.filled, self._source)
+            except InputError as caught:
+                # What comes before it in the file may be worse.
+                error = caught
+        return _LocatedRange(found.buffer, block, error, found.only_blank_before)
 
     def _blocks_of_stream(self) -> Iterator[Block]:
         reading = self._pool.submit(self._read_stream)
@@ -152,6 +160,15 @@ class BlockReader:
         """Let a buffer be filled again; one that a long record enlarged is let go."""
         is_enlarged = len(buffer) > _BLOCK_BYTES + _SLACK
         self._free.put(self._new_buffer() if is_enlarged else buffer)
+
+
+class _LocatedRange(NamedTuple):
+    """The records of a range, or what is wrong with them, and what ``Range`` says of it."""
+
+    buffer: np.ndarray
+    block: Block | None
+    error: InputError | None
+    only_blank_before: bool
 
 
 def is_seekable(source: storage.PathLike) -> bool:

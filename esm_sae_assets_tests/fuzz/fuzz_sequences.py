@@ -131,7 +131,7 @@ def _by_lines(content: bytes) -> Found:
     for (header, *lines), offset in zip(records, offsets, strict=True):
         name = header[1:].rstrip(b"\n").rstrip(b"\r").decode("utf-8", errors="replace")
         sequence = b"".join(b"".join(lines).split()).upper().removesuffix(b"*")
-        where = f"x: record '{name[:60].strip()}' at byte {offset}"
+        where = f"x: record '{fasta_buffers.shown(name)}' at byte {offset}"
         if not name.strip(" \t\r"):
             return f"{where} has no id after '>'; give it one"
         if not sequence:
