@@ -162,9 +162,9 @@ def main() -> None:
         subprocess.run(command, check=True)
         size = plain.stat().st_size
         for source in (plain, packed):
-            names = [name for name in _available() if name.startswith(options.only)]
+            names = [name for name in _available() if name.startswith(tuple(options.only))]
             if not names:
-                raise SystemExit(f"no contender's name starts with '{options.only}'")
+                raise SystemExit(f"no contender's name starts with {' or '.join(options.only)}")
             _print_table(source, size, _measure(source, names, options.rounds))
 
 
@@ -184,7 +184,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--megabytes", type=int, default=420, help="size of the file")
     parser.add_argument("--rounds", type=int, default=5, help="runs of each contender")
     parser.add_argument("--folder", help="where the files are made for the time of the run")
-    parser.add_argument("--only", default="", metavar="START", help="contenders by name")
+    parser.add_argument(
+        "--only", nargs="+", default=[""], metavar="START", help="contenders by the start of a name"
+    )
     parser.add_argument("--make", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--run", nargs=3, help=argparse.SUPPRESS)
     return parser
