@@ -14,6 +14,7 @@ from esm_sae.analysis import (
     open_cluster_rows,
     summarise_latents,
 )
+from esm_sae.embedding.options import POOLINGS
 from esm_sae.errors import InputError
 from esm_sae.formats.checkpoint import SAEConfig
 from esm_sae.formats.manifest import Product
@@ -57,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--pooling",
-        choices=["mean", "residue"],
+        choices=POOLINGS,
         help="what a row is, for a checkpoint that does not record it (then default: mean)",
     )
     return parser

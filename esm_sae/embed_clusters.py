@@ -8,6 +8,7 @@ from esm_sae import cli
 from esm_sae.embedding import embed_clusters
 from esm_sae.embedding.cli_options import (
     add_encoder_options,
+    counts_line,
     embedding_options_from,
     encoder_from,
 )
@@ -43,9 +44,7 @@ def _run(options: argparse.Namespace) -> str:
     return (
         f"{product.path}: {summary['proteins']:,} proteins of {summary['taxa']:,} taxa, "
         f"{summary['width']} wide; {rows}\n"
-        f"{summary['residues']:,} residues, {summary['truncated']:,} proteins cut off, "
-        f"{summary['unknown_letters']:,} unknown letters read as X"
-        + ("; unchanged" if product.unchanged else "")
+        f"{counts_line(summary)}" + ("; unchanged" if product.unchanged else "")
     )
 
 

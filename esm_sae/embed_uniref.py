@@ -9,6 +9,7 @@ from esm_sae import cli
 from esm_sae.embedding import embed_fasta
 from esm_sae.embedding.cli_options import (
     add_encoder_options,
+    counts_line,
     embedding_options_from,
     encoder_from,
 )
@@ -39,7 +40,10 @@ def _parser() -> argparse.ArgumentParser:
         help="with --pooling residue: draw N residues of each protein (default: all)",
     )
     parser.add_argument(
-        "--sequences_per_shard", type=int, default=16_384, metavar="N", help="default: 16384"
+        "--sequences_per_shard",
+        type=int,
+        metavar="N",
+        help="default: 16384, or as many as keep a shard of residues within 1 GB",
     )
     parser.add_argument(
         "--dtype", choices=DTYPES, default="float32", help="of the matrices (default: float32)"
@@ -69,9 +73,7 @@ def _run(options: argparse.Namespace) -> str:
     return (
         f"{product.path}: {summary['rows']:,} x {summary['width']} of {summary['proteins']:,} "
         f"proteins in {summary['shards']} shards; {rows}\n"
-        f"{summary['residues']:,} residues, {summary['truncated']:,} proteins cut off, "
-        f"{summary['unknown_letters']:,} unknown letters read as X; "
-        + ("unchanged" if product.unchanged else f"{seconds:.1f} s")
+        f"{counts_line(summary)}; " + ("unchanged" if product.unchanged else f"{seconds:.1f} s")
     )
 
 

@@ -62,7 +62,8 @@ def open_cluster_rows(path: storage.PathLike, *, pooling: str) -> ClusterRows:
     """Open an embedded cluster JSON for an SAE of the given pooling.
 
     A ``residue`` SAE reads ``<stem>.residues.npy`` and ``<stem>.residues.parquet`` beside the
-    JSON; every other one reads the JSON's vectors, which are means.
+    JSON; every other one reads the JSON's vectors, which are means unless another pooling of
+    proteins is recorded.
 
     Raises:
         InputError: the JSON has another shape, or residue rows are wanted and missing or do not
@@ -77,7 +78,7 @@ def open_cluster_rows(path: storage.PathLike, *, pooling: str) -> ClusterRows:
             file,
             clusters.embeddings,
             _typed(proteins.with_columns(position=None)),
-            replace(provenance, pooling="mean"),
+            replace(provenance, pooling=_pooling_of_vectors(provenance)),
             fingerprint_of("embedded_clusters", {"json": identity_of(file)}),
             clusters.sequences,
             clusters.taxa,
@@ -97,6 +98,11 @@ def open_cluster_rows(path: storage.PathLike, *, pooling: str) -> ClusterRows:
         clusters.sequences,
         clusters.taxa,
     )
+
+
+def _pooling_of_vectors(provenance: Provenance) -> str:
+    per_protein = provenance.pooling not in ("residue", "unknown")
+    return provenance.pooling if per_protein else "mean"
 
 
 def _protein_table(clusters: EmbeddedClusters) -> pl.DataFrame:

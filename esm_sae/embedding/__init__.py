@@ -12,7 +12,8 @@ from esm_sae.embedding.encoders import (
     register_encoder,
 )
 from esm_sae.embedding.options import EmbeddingOptions
-from esm_sae.embedding.pt_files import ConversionReport, convert_pt
+from esm_sae.embedding.pt_matrices import ConversionReport, convert_pt
+from esm_sae.embedding.pt_shards import convert_pt_to_shards
 from esm_sae.embedding.shards import ShardResult, embed_fasta, embed_shard
 from esm_sae.embedding.tokens import Vocabulary
 from esm_sae.formats.shards import open_shards
@@ -25,6 +26,7 @@ __all__ = [
     "ShardResult",
     "Vocabulary",
     "convert_pt",
+    "convert_pt_to_shards",
     "embed_clusters",
     "embed_fasta",
     "embed_shard",

@@ -1,16 +1,16 @@
 """The options that the embedding commands share."""
 
 import argparse
+from collections.abc import Mapping
 from typing import Any
 
 from esm_sae.embedding.encoders import (
-    DEFAULT_BATCH_TOKENS,
     PRECISIONS,
     Encoder,
     encoder_names,
     load_encoder,
 )
-from esm_sae.embedding.options import ROWS, EmbeddingOptions
+from esm_sae.embedding.options import LONG_SEQUENCES, POOLINGS, EmbeddingOptions
 
 
 def add_encoder_options(parser: argparse.ArgumentParser) -> None:
@@ -36,22 +36,29 @@ def add_encoder_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--pooling",
-        choices=ROWS,
+        choices=POOLINGS,
         default="mean",
-        help="a row is a protein, the mean over its residues, or a residue (default: mean)",
+        help="a row is a protein (mean or max over its residues, its last residue, or BOS) or a "
+        "residue (default: mean)",
     )
     parser.add_argument(
         "--batch_tokens",
         type=int,
-        default=DEFAULT_BATCH_TOKENS,
         metavar="N",
-        help=f"most tokens of a batch, padding included (default: {DEFAULT_BATCH_TOKENS})",
+        help="most tokens of a batch, padding included (default: what suits the device)",
     )
     parser.add_argument(
         "--max_len",
         type=int,
         metavar="N",
-        help="cut longer sequences off after N residues (default: no limit)",
+        help="most residues of a sequence that are embedded at once (default: no limit)",
+    )
+    parser.add_argument(
+        "--long",
+        choices=LONG_SEQUENCES,
+        default="truncate",
+        help="what becomes of sequences longer than --max_len: cut off, embedded in overlapping "
+        "windows, or left out (default: truncate)",
     )
     parser.add_argument(
         "--precision",
@@ -74,9 +81,19 @@ def encoder_from(options: argparse.Namespace) -> Encoder:
 def embedding_options_from(options: argparse.Namespace, **more: Any) -> EmbeddingOptions:
     """Return what the rows are to be, as the options say."""
     return EmbeddingOptions(
-        rows=options.pooling,
+        pooling=options.pooling,
         layer=options.layer,
         batch_tokens=options.batch_tokens,
         max_length=options.max_len,
+        long_sequences=options.long,
         **more,
+    )
+
+
+def counts_line(summary: Mapping[str, Any]) -> str:
+    """Say what was embedded, from a manifest's summary."""
+    return (
+        f"{summary['residues']:,} residues, {summary['truncated']:,} proteins cut off, "
+        f"{summary['windowed']:,} in windows, {summary['skipped']:,} left out, "
+        f"{summary['unknown_letters']:,} unknown letters read as X"
     )

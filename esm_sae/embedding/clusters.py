@@ -1,6 +1,6 @@
 """Embedding the sampled sequences of taxa."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,9 +9,13 @@ import polars as pl
 
 from esm_sae import storage
 from esm_sae.embedding.encoders import Encoder
+from esm_sae.embedding.matrices import MatrixFile
 from esm_sae.embedding.options import EmbeddingOptions
-from esm_sae.embedding.rows import create_matrix, fill_rows
+from esm_sae.embedding.residues import ResidueRows, all_residues
+from esm_sae.embedding.rows import fill_rows
+from esm_sae.embedding.tables import write_table
 from esm_sae.embedding.tokens import Vocabulary
+from esm_sae.embedding.validation import require_sound
 from esm_sae.errors import InputError
 from esm_sae.formats.clusters_json import (
     EmbeddedClusters,
@@ -21,7 +25,8 @@ from esm_sae.formats.clusters_json import (
 from esm_sae.formats.headers import parse_header
 from esm_sae.formats.manifest import Product, identity_of, manifest_beside, produce_files
 
-_ALGORITHM = "embedded clusters 1"
+_ALGORITHM = "embedded clusters 2"
+_VECTORS = "vectors.npy"
 
 
 def embed_clusters(
@@ -34,24 +39,28 @@ def embed_clusters(
     """Embed ``{taxon: [[sequence, header], ...]}`` into embedded clusters.
 
     Writes ``{taxon: [{"sequence", "header", "embedding"}, ...]}`` in the order of the input,
-    where ``embedding`` is the mean over the protein's residues. With residue rows it also writes
-    ``<stem>.residues.npy``, the rows of all residues of these proteins, (R, D) float32, and
-    ``<stem>.residues.parquet``: protein (its number in the order of the JSON, from 0), taxon,
-    header, position (from 1). All residues, whatever ``residues_per_protein`` says: an SAE of
-    residues is max-pooled over the whole protein. ``dtype`` is not used either.
+    where ``embedding`` is the protein's row of the options' pooling. With residue rows it is the
+    mean, and ``<stem>.residues.npy`` is written too, the rows of all residues of these proteins,
+    (R, D) float32, with ``<stem>.residues.parquet``: protein (its number in the order of the
+    JSON, from 0), taxon, header, position (from 1). All residues, whatever
+    ``residues_per_protein`` says: an SAE of residues is max-pooled over the whole protein.
+    ``dtype`` is not used either. Sequences that the options skip are left out, and so is a taxon
+    that loses all. A killed call is gone on with.
 
     Raises:
         InputError: the JSON has another shape, a sequence cannot be embedded (the record is
-            named), or an embedding is not finite.
+            named), all are skipped, or an embedding is not sound.
     """
-    proteins = _proteins(clusters_json, encoder.backbone.vocabulary)
+    every = _proteins(clusters_json, encoder.backbone.vocabulary)
+    proteins = _kept(every, options, clusters_json)
     target = Path(output_json)
     paths = [target]
-    if options.rows == "residue":
+    if options.per_residue:
         paths += [target.with_suffix(".residues.npy"), target.with_suffix(".residues.parquet")]
 
     def build(targets: list[Path]) -> dict[str, Any]:
-        return _write(targets, proteins, encoder, options)
+        skipped = len(every.taxa) - len(proteins.taxa)
+        return {"skipped": skipped, **_write(targets, paths, proteins, encoder, options)}
 
     return produce_files(
         paths,
@@ -59,12 +68,14 @@ def embed_clusters(
         kind="embedded_clusters",
         determinants={
             "provenance": asdict(options.provenance(encoder)),
-            "batch_tokens": options.batch_tokens,
-            "max_length": options.max_length,
+            "options": replace(options, residues_per_protein=None, dtype="float32").determinants(
+                encoder
+            ),
             "clusters": identity_of(clusters_json),
             "algorithm": _ALGORITHM,
         },
         build=build,
+        resumable=True,
     )
 
 
@@ -78,11 +89,8 @@ def _proteins(clusters_json: storage.PathLike, vocabulary: Vocabulary) -> _Prote
     proteins = _Proteins([], [], [])
     for taxon, members in read_sequences(clusters_json).items():
         for number, (sequence, header) in enumerate(members):
-            try:
-                vocabulary.encode(sequence)
-            except InputError as error:
-                where = f"entry {number + 1} of cluster '{taxon}'"
-                raise InputError(f"{clusters_json}: {where}: {error}") from None
+            name = f"{clusters_json}: entry {number + 1} of cluster '{taxon}'"
+            vocabulary.require_residues(sequence, name)
             proteins.taxa.append(taxon)
             proteins.sequences.append(sequence)
             proteins.headers.append(header)
@@ -91,44 +99,64 @@ def _proteins(clusters_json: storage.PathLike, vocabulary: Vocabulary) -> _Prote
     return proteins
 
 
+def _kept(
+    proteins: _Proteins, options: EmbeddingOptions, clusters_json: storage.PathLike
+) -> _Proteins:
+    lengths = np.array([len(sequence) for sequence in proteins.sequences])
+    kept = np.flatnonzero(options.embedded_lengths(lengths)).tolist()
+    if not kept:
+        raise InputError(
+            f"{clusters_json}: all of its sequences have more than {options.max_length} residues "
+            "and are skipped; set a greater max_length, or truncate or window them"
+        )
+    return _Proteins(*([column[number] for number in kept] for column in proteins))
+
+
 def _write(
-    targets: list[Path], proteins: _Proteins, encoder: Encoder, options: EmbeddingOptions
+    targets: list[Path],
+    finals: list[Path],
+    proteins: _Proteins,
+    encoder: Encoder,
+    options: EmbeddingOptions,
 ) -> dict[str, Any]:
     taxa, sequences, headers = proteins
-    means = np.empty((len(taxa), encoder.width), dtype=np.float32)
-    residues = positions = None
-    if options.rows == "residue":
-        lengths = [options.used_length(len(sequence)) for sequence in sequences]
-        positions = [np.arange(length) for length in lengths]
-        residues = create_matrix(targets[1], sum(lengths), encoder.width)
-    embedded = fill_rows(
+    ids = [parse_header(header).sequence_id for header in headers]
+    folder = targets[0].parent
+    vectors = MatrixFile(folder / _VECTORS, finals[0], len(taxa), encoder.width)
+    rows = per_residue = None
+    if options.per_residue:
+        lengths = np.array([len(sequence) for sequence in sequences])
+        rows = all_residues(options.embedded_lengths(lengths))
+        per_residue = MatrixFile(targets[1], finals[1], len(rows), encoder.width)
+        write_table(_residue_table(taxa, headers, rows), targets[2], final=finals[2])
+    counts, _ = fill_rows(
         sequences,
-        [parse_header(header).sequence_id for header in headers],
+        ids,
         encoder,
         options,
-        means=means,
-        residues=residues,
-        positions=positions,
+        folder=folder,
+        per_protein=vectors,
+        per_residue=per_residue,
+        residues=rows,
         description="embedding clusters",
     )
-    targets[0].write_bytes(encode_embedded(EmbeddedClusters(taxa, sequences, headers, means)))
-    if residues is not None and positions is not None:
-        residues.flush()
-        _residue_table(taxa, headers, positions).write_parquet(targets[2])
+    norms = require_sound(vectors, lambda numbers: [ids[number] for number in numbers])
+    if per_residue is not None and rows is not None:
+        owners = rows.sequences
+        require_sound(per_residue, lambda numbers: [ids[number] for number in owners[numbers]])
+    embedded = EmbeddedClusters(taxa, sequences, headers, np.load(vectors.path, mmap_mode="r"))
+    targets[0].write_bytes(encode_embedded(embedded))
     return {
         "proteins": len(taxa),
         "taxa": len(set(taxa)),
         "width": encoder.width,
-        **embedded._asdict(),
+        **counts._asdict(),
+        **norms._asdict(),
     }
 
 
-def _residue_table(
-    taxa: list[str], headers: list[str], positions: list[np.ndarray]
-) -> pl.DataFrame:
+def _residue_table(taxa: list[str], headers: list[str], rows: ResidueRows) -> pl.DataFrame:
     proteins = pl.DataFrame(
         {"protein": np.arange(len(taxa), dtype=np.int32), "taxon": taxa, "header": headers}
     )
-    protein_of_row = np.repeat(np.arange(len(taxa)), [len(chosen) for chosen in positions])
-    numbers = np.concatenate(positions).astype(np.int32) + 1
-    return proteins[protein_of_row].with_columns(position=numbers)
+    return proteins[pl.Series(rows.sequences)].with_columns(position=rows.positions + 1)

@@ -1,20 +1,23 @@
 """Encoders by name, and the one interface behind which they stand."""
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
 from esm_sae import storage
-from esm_sae.embedding.batching import pad, token_batches
-from esm_sae.embedding.tokens import SPECIAL_TOKENS, Vocabulary
+from esm_sae.embedding.batching import default_batch_tokens, pad
+from esm_sae.embedding.options import POOLINGS
+from esm_sae.embedding.passes import Passes, State
+from esm_sae.embedding.residues import all_residues, spread
+from esm_sae.embedding.tokens import Vocabulary
+from esm_sae.embedding.windows import whole_pieces
 from esm_sae.errors import InputError
 
 if TYPE_CHECKING:
     import torch
 
-DEFAULT_BATCH_TOKENS = 4096
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 
@@ -50,21 +53,12 @@ class Backbone(Protocol):
 Builder = Callable[[storage.PathLike | None, "torch.device"], Backbone]
 
 
-class Batch(NamedTuple):
-    """The rows of one batch of b sequences.
+class Size(NamedTuple):
+    """The size of a transformer."""
 
-    Attributes:
-        numbers: which sequences these are, (b,).
-        means: mean over all residues of each, (b, D) float32.
-        residues: states of the wanted residues, sequence by sequence, (R, D) float32; None
-            where none are wanted.
-        tokens: number of tokens computed, padding included.
-    """
-
-    numbers: np.ndarray
-    means: np.ndarray
-    residues: np.ndarray | None
-    tokens: int
+    width: int
+    heads: int
+    blocks: int
 
 
 class Encoder:
@@ -104,6 +98,11 @@ class Encoder:
         """Hash of the weights, the same for the same tensors in any file format."""
         return self.backbone.weights_sha256
 
+    @property
+    def default_batch_tokens(self) -> int:
+        """Most tokens of a batch where nothing else is asked for."""
+        return default_batch_tokens(self.device.type)
+
     def layer_number(self, layer: int) -> int:
         """Return the canonical number of a layer, 0..B; -1 is B.
 
@@ -113,11 +112,7 @@ class Encoder:
         Raises:
             InputError: there is no such layer.
         """
-        if not -1 <= layer <= self.blocks:
-            raise InputError(
-                f"layer {layer}: {self.name} has layers 0 to {self.blocks} (-1 is the last)"
-            )
-        return self.blocks if layer == -1 else layer
+        return canonical_layer(layer, self.name, self.blocks)
 
     def embed(
         self,
@@ -125,99 +120,71 @@ class Encoder:
         *,
         pooling: str = "mean",
         layer: int = -1,
-        batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        batch_tokens: int | None = None,
     ) -> np.ndarray:
         """Embed sequences; rows come in the order of the sequences.
 
         Args:
-            sequences: N amino-acid sequences.
-            pooling: ``"mean"``, one row per sequence, or ``"residue"``, the rows of all
-                residues, one sequence after the other.
+            sequences: N amino-acid sequences, in either case; letters that the encoder does not
+                know are read as X.
+            pooling: ``"mean"``, ``"max"``, ``"last"`` or ``"bos"``, one row per sequence, or
+                ``"residue"``, the rows of all residues, one sequence after the other.
             layer: as in ``layer_number``.
-            batch_tokens: most tokens of a batch, padding included.
+            batch_tokens: most tokens of a batch, padding included; None takes what suits the
+                device.
 
         Returns:
             (N, D) float32, or (R, D) with R the number of residues of all sequences.
 
         Raises:
-            InputError: no such layer or pooling; an empty sequence; not residue letters.
+            InputError: no such layer or pooling; an empty sequence; not residue letters; a
+                sequence that does not fit into the device's memory.
         """
-        if pooling not in ("mean", "residue"):
-            raise InputError(f"pooling '{pooling}': expected mean or residue")
+        if pooling not in POOLINGS:
+            raise InputError(f"pooling '{pooling}': expected one of {', '.join(POOLINGS)}")
+        names = [
+            f"sequence {number} of {len(sequences)}" for number in range(1, len(sequences) + 1)
+        ]
+        for name, sequence in zip(names, sequences, strict=True):
+            self.backbone.vocabulary.require_residues(sequence, name)
+        lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
         per_residue = pooling == "residue"
-        sizes = [len(sequence) if per_residue else 1 for sequence in sequences]
-        first_row = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
-        rows = np.empty((int(first_row[-1]), self.width), dtype=np.float32)
-        wanted = [np.arange(size) for size in sizes] if per_residue else None
-        for batch in self.batches(
-            sequences, layer=layer, batch_tokens=batch_tokens, positions=wanted
-        ):
-            found = batch.means if batch.residues is None else batch.residues
-            rows[rows_of(batch.numbers, first_row)] = found
+        every = all_residues(lengths)
+        ends = np.cumsum(lengths)
+        passes = Passes(
+            self,
+            sequences,
+            names,
+            whole_pieces(lengths),
+            layer=layer,
+            pooling="mean" if per_residue else pooling,
+            state=State(0, batch_tokens or self.default_batch_tokens, 0),
+            residues=np.split(every.positions, ends[:-1]) if per_residue else None,
+        )
+        rows = np.empty((len(every) if per_residue else len(lengths), self.width), np.float32)
+        for batch in passes:
+            if batch.residues is None:
+                rows[batch.pieces] = batch.pooled
+            else:
+                spread(batch.residues, rows, (ends - lengths)[batch.pieces], ends[batch.pieces])
         return rows
 
-    def batches(
-        self,
-        sequences: Sequence[str],
-        *,
-        layer: int,
-        batch_tokens: int,
-        positions: Sequence[np.ndarray] | None = None,
-    ) -> Iterator[Batch]:
-        """Embed sequences batch by batch, in the order that wastes least on padding.
+    def states(self, ids: Sequence[np.ndarray], *, layer: int) -> "torch.Tensor":
+        """Return the states of a layer for one batch, (B, T, D), T the most tokens of one.
 
         Args:
-            sequences: N amino-acid sequences.
-            layer: as in ``layer_number``.
-            batch_tokens: most tokens of a batch, padding included.
-            positions: for each sequence the residues, counted from 0, whose own states are
-                wanted beside the mean.
+            ids: token ids of each sequence, as ``Vocabulary.encode`` gives them.
+            layer: canonical layer number.
         """
-        number_of_layer = self.layer_number(layer)
-        lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
-        for numbers in token_batches(lengths + SPECIAL_TOKENS, batch_tokens):
-            wanted = None if positions is None else [positions[number] for number in numbers]
-            chosen = [sequences[int(number)] for number in numbers]
-            yield self._batch(chosen, numbers, wanted, number_of_layer)
-
-    def _batch(
-        self,
-        sequences: Sequence[str],
-        numbers: np.ndarray,
-        positions: list[np.ndarray] | None,
-        layer: int,
-    ) -> Batch:
         import torch
 
-        from esm_sae.embedding.pooling import mean_of_residues, rows_of_residues
-
-        vocabulary = self.backbone.vocabulary
-        ids = [vocabulary.encode(sequence).ids for sequence in sequences]
-        lengths = torch.tensor([len(sequence) for sequence in sequences], device=self.device)
-        tokens = torch.from_numpy(pad(ids, vocabulary.pad)).to(self.device)
-        padded = len({len(sequence) for sequence in sequences}) > 1
+        tokens = torch.from_numpy(pad(ids, self.backbone.vocabulary.pad)).to(self.device)
         autocast = torch.autocast(
             self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16"
         )
-        with torch.inference_mode():
-            with autocast:
-                states = self.backbone.states(tokens, layer=layer, padded=padded)
-            means = mean_of_residues(states, lengths).cpu().numpy()
-            residues = None
-            if positions is not None:
-                residues = rows_of_residues(states, positions).cpu().numpy()
-        return Batch(numbers, means, residues, tokens.numel())
-
-
-def rows_of(numbers: np.ndarray, first_row: np.ndarray) -> np.ndarray:
-    """Return the row numbers of sequences, one sequence after the other.
-
-    Args:
-        numbers: numbers of the sequences.
-        first_row: first row of each of N sequences and the number of rows at the end, (N + 1,).
-    """
-    bounds = zip(first_row[numbers].tolist(), first_row[numbers + 1].tolist(), strict=True)
-    return np.concatenate([np.arange(first, end) for first, end in bounds])
+        with torch.inference_mode(), autocast:
+            padded = len({len(sequence) for sequence in ids}) > 1
+            return self.backbone.states(tokens, layer=layer, padded=padded)
 
 
 def load_encoder(
@@ -230,7 +197,9 @@ def load_encoder(
     """Load an encoder by its name.
 
     Args:
-        name: ``esmc_300m``, ``esmc_600m``, ``esmc_demo`` or one that was registered.
+        name: ``esmc_300m``, ``esmc_600m``, ``esmc_demo`` (bundled weights),
+            ``esmc_demo_untrained`` (seeded random weights, to compare with) or one that was
+            registered.
         weights: path of a ``.pth`` or ``.safetensors`` file; None takes those that belong to
             the name, from the model hub where they are not part of the package.
         device: such as ``"cpu"`` or ``"cuda:0"``; None takes a CUDA device where there is one.
@@ -249,6 +218,22 @@ def load_encoder(
     if precision == "auto":
         precision = "bfloat16" if chosen.type == "cuda" else "float32"
     return Encoder(name, _BUILDERS[name](weights, chosen), device=chosen, precision=precision)
+
+
+def known_size(name: str) -> Size | None:
+    """Return the size of an encoder of this package without loading it; None of any other."""
+    return _SIZES.get(name)
+
+
+def canonical_layer(layer: int, name: str, blocks: int) -> int:
+    """Return the number 0..B of a layer of an encoder with B blocks; -1 is B.
+
+    Raises:
+        InputError: there is no such layer.
+    """
+    if not -1 <= layer <= blocks:
+        raise InputError(f"layer {layer}: {name} has layers 0 to {blocks} (-1 is the last)")
+    return blocks if layer == -1 else layer
 
 
 def register_encoder(name: str, build: Builder) -> None:
@@ -284,21 +269,40 @@ def _esmc(
     weights: storage.PathLike | None,
     device: "torch.device",
     *,
-    size: tuple[int, int, int],
-    hub: tuple[str, str] | None,
+    size: Size,
+    hub: tuple[Sequence[str], str] | None,
 ) -> Backbone:
     from esm_sae.embedding.esmc import load_esmc
 
     return load_esmc(*size, weights=weights, hub=hub, device=device)
 
 
-def _from_hub(model: str) -> tuple[str, str]:
-    file = f"data/weights/{model.replace('-', '_')}_2024_12_v0.pth"
-    return f"EvolutionaryScale/{model}-2024-12", file
+def _demo(weights: storage.PathLike | None, device: "torch.device") -> Backbone:
+    from esm_sae.data import bundled_encoder
 
+    backbone = _esmc(weights or bundled_encoder(), device, size=_DEMO_SIZE, hub=None)
+    if weights is None:
+        backbone.note = "a small demonstration model"
+    return backbone
+
+
+def _from_hub(model: str) -> tuple[list[str], str]:
+    publishers = ("EvolutionaryScale", "biohub")
+    file = f"data/weights/{model.replace('-', '_')}_2024_12_v0.pth"
+    return [f"{publisher}/{model}-2024-12" for publisher in publishers], file
+
+
+_DEMO_SIZE = Size(width=256, heads=4, blocks=3)
+_SIZES = {
+    "esmc_300m": Size(width=960, heads=15, blocks=30),
+    "esmc_600m": Size(width=1152, heads=18, blocks=36),
+    "esmc_demo": _DEMO_SIZE,
+    "esmc_demo_untrained": _DEMO_SIZE,
+}
 
 _BUILDERS: dict[str, Builder] = {
-    "esmc_300m": functools.partial(_esmc, size=(960, 15, 30), hub=_from_hub("esmc-300m")),
-    "esmc_600m": functools.partial(_esmc, size=(1152, 18, 36), hub=_from_hub("esmc-600m")),
-    "esmc_demo": functools.partial(_esmc, size=(256, 4, 3), hub=None),
+    "esmc_300m": functools.partial(_esmc, size=_SIZES["esmc_300m"], hub=_from_hub("esmc-300m")),
+    "esmc_600m": functools.partial(_esmc, size=_SIZES["esmc_600m"], hub=_from_hub("esmc-600m")),
+    "esmc_demo": _demo,
+    "esmc_demo_untrained": functools.partial(_esmc, size=_DEMO_SIZE, hub=None),
 }

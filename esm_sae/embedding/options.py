@@ -1,13 +1,18 @@
 """What the rows of an embedding are to be."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from esm_sae.embedding.encoders import DEFAULT_BATCH_TOKENS, Encoder
+import numpy as np
+
 from esm_sae.errors import InputError
 from esm_sae.formats.shards import Provenance
 
-ROWS = ("mean", "residue")
+if TYPE_CHECKING:
+    from esm_sae.embedding.encoders import Encoder
+
+POOLINGS = ("mean", "max", "last", "bos", "residue")
+LONG_SEQUENCES = ("truncate", "window", "skip")
 DTYPES = ("float32", "float16")
 
 
@@ -16,63 +21,92 @@ class EmbeddingOptions:
     """What a row is and how it is stored.
 
     Attributes:
-        rows: ``"mean"``, one row per protein, or ``"residue"``, one per residue.
+        pooling: ``"residue"``, one row per residue; else one row per protein: ``"mean"`` or
+            ``"max"`` over its residues, ``"last"``, its last residue, or ``"bos"``, the BOS
+            token's state. BOS, EOS and PAD enter no other row.
         residues_per_protein: with residue rows, how many residues of each protein are drawn
             without replacement; None takes all.
         layer: layer number 0..B as in ``Encoder.layer_number``; -1 is B, after the final norm.
         dtype: ``"float32"`` or ``"float16"``.
-        batch_tokens: most tokens of a batch, padding included. It changes the rows in their
-            last bits only.
-        max_length: longer sequences are cut off after this many residues; None cuts none.
+        batch_tokens: most tokens of a batch, padding included; None takes what suits the
+            device. It may change the rows in their last bits, no more.
+        max_length: most residues of a sequence that go through the encoder at once; None: all.
+        long_sequences: what becomes of longer ones: ``"truncate"`` cuts them off, ``"window"``
+            embeds them in overlapping windows, as ``windows.plan_pieces`` says, and ``"skip"``
+            leaves them out.
         seed: of the drawn residues.
     """
 
-    rows: str = "mean"
+    pooling: str = "mean"
     residues_per_protein: int | None = None
     layer: int = -1
     dtype: str = "float32"
-    batch_tokens: int = DEFAULT_BATCH_TOKENS
+    batch_tokens: int | None = None
     max_length: int | None = None
+    long_sequences: str = "truncate"
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.rows not in ROWS:
-            raise InputError(f"rows '{self.rows}': expected one of {', '.join(ROWS)}")
-        if self.dtype not in DTYPES:
-            raise InputError(f"dtype '{self.dtype}': expected one of {', '.join(DTYPES)}")
-        if self.residues_per_protein is not None and self.rows != "residue":
-            raise InputError("residues_per_protein needs residue rows, these are mean rows")
+        _require_one_of("pooling", self.pooling, POOLINGS)
+        _require_one_of("dtype", self.dtype, DTYPES)
+        _require_one_of("long_sequences", self.long_sequences, LONG_SEQUENCES)
+        if self.residues_per_protein is not None and not self.per_residue:
+            raise InputError(
+                f"residues_per_protein needs residue rows, these are {self.pooling} rows"
+            )
         for name in ("residues_per_protein", "batch_tokens", "max_length"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} {value}: expected 1 or more")
 
-    def determinants(self) -> dict[str, Any]:
-        """Return what of the options decides the bytes of the rows.
+    @property
+    def per_residue(self) -> bool:
+        """Whether a row is a residue."""
+        return self.pooling == "residue"
 
-        ``batch_tokens`` is among them: other shapes of batches round differently.
+    def determinants(self, encoder: "Encoder") -> dict[str, Any]:
+        """Return what decides the bytes of the rows besides encoder, layer and precision.
+
+        The token budget and the kind of device are among them: other shapes of batches and other
+        kernels may round differently.
         """
         chosen: dict[str, Any] = {
-            "rows": self.rows,
+            "pooling": self.pooling,
             "dtype": self.dtype,
-            "batch_tokens": self.batch_tokens,
+            "batch_tokens": self.budget(encoder),
+            "device": encoder.device.type,
             "max_length": self.max_length,
         }
+        if self.max_length is not None:
+            chosen["long_sequences"] = self.long_sequences
         if self.residues_per_protein is not None:
             chosen |= {"residues_per_protein": self.residues_per_protein, "seed": self.seed}
         return chosen
 
-    def provenance(self, encoder: Encoder) -> Provenance:
+    def budget(self, encoder: "Encoder") -> int:
+        """Return the token budget of a batch on the encoder's device."""
+        return self.batch_tokens or encoder.default_batch_tokens
+
+    def provenance(self, encoder: "Encoder") -> Provenance:
         """Return what the rows are that ``encoder`` makes under these options."""
         return Provenance(
             encoder=encoder.name,
             encoder_note=encoder.note,
             weights_sha256=encoder.weights_sha256,
             layer=encoder.layer_number(self.layer),
-            pooling=self.rows,
+            pooling=self.pooling,
             precision=encoder.precision,
         )
 
-    def used_length(self, length: int) -> int:
-        """Return how many of a sequence's residues are embedded."""
-        return length if self.max_length is None else min(length, self.max_length)
+    def embedded_lengths(self, lengths: np.ndarray) -> np.ndarray:
+        """Return how many residues of sequences are embedded: 0 of those that are left out."""
+        if self.max_length is None or self.long_sequences == "window":
+            return lengths
+        if self.long_sequences == "truncate":
+            return np.minimum(lengths, self.max_length)
+        return np.where(lengths > self.max_length, 0, lengths)
+
+
+def _require_one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise InputError(f"{name} '{value}': expected one of {', '.join(known)}")

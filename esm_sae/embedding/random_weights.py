@@ -1,4 +1,4 @@
-"""Seeded random weights: for the demo encoder until it is trained."""
+"""Seeded random weights: an untrained copy of the demo encoder, to compare with."""
 
 import math
 import zlib

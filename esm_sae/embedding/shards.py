@@ -1,7 +1,6 @@
 """Embedding a FASTA file into shards."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,12 @@ import polars as pl
 
 from esm_sae import storage
 from esm_sae.embedding.encoders import Encoder
+from esm_sae.embedding.matrices import MatrixFile
 from esm_sae.embedding.options import EmbeddingOptions
-from esm_sae.embedding.residues import chosen_positions
-from esm_sae.embedding.rows import Embedded, create_matrix, fill_rows
+from esm_sae.embedding.residues import ResidueRows, drawn_residues
+from esm_sae.embedding.rows import Computed, fill_rows
+from esm_sae.embedding.tables import row_table, write_table
+from esm_sae.embedding.validation import Norms, names_in, require_rows_of, require_sound
 from esm_sae.errors import InputError
 from esm_sae.formats.fasta import read_at
 from esm_sae.formats.manifest import Product, identity_of, produce_files
@@ -21,14 +23,15 @@ from esm_sae.formats.sequence_index import scan_index
 from esm_sae.formats.shards import (
     EMBEDDINGS,
     MEANS,
-    ROW_SCHEMA,
     publish_manifest,
     shard_bounds,
     shard_key,
     shard_name,
 )
 
-_ALGORITHM = "embedding 1"
+_ALGORITHM = "embedding 2"
+_SEQUENCES_PER_SHARD = 16_384
+_MOST_SHARD_BYTES = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -38,12 +41,22 @@ class ShardResult:
     Attributes:
         product: its files and manifest.
         seconds: time of this call.
-        residues: residues embedded in this call; 0 where the shard was there already.
+        residues: residues that went through the encoder in this call, those in two windows
+            twice; 0 where the shard was there already.
+        batches: forward passes of this call.
+        resumed: share of the residues that an earlier, killed call had computed, 0 to 1.
     """
 
     product: Product
     seconds: float
     residues: int
+    batches: int
+    resumed: float
+
+    @property
+    def padding_share(self) -> float:
+        """Share of the batches' tokens that were PAD."""
+        return float(self.product.manifest.summary["padding_share"])
 
 
 @dataclass(frozen=True)
@@ -68,11 +81,13 @@ def embed_shard(
     Writes ``embeddings_0007-of-0064.npy`` with its row table ``.parquet`` and its manifest
     ``.json``; with residue rows also ``means_0007-of-0064.npy`` and ``.parquet``, one row per
     protein, from the same forward pass. A shard that is there with the same determinants is
-    left as it is.
+    left as it is; one that a killed call left unfinished is gone on with. Memory is bounded by
+    the encoder, one batch, the shard's sequences and its row table.
 
     Raises:
-        InputError: the FASTA cannot be used, has fewer sequences than shards, or an embedding
-            is not finite (the sequences are named). No file of the shard is left behind.
+        InputError: the FASTA cannot be used or has fewer sequences than shards, every sequence
+            is skipped, the disk is full, a sequence does not fit into the device's memory, or an
+            embedding is not sound (the sequences are named). No file of the shard is left behind.
     """
     source = _open_source(fasta)
     return _embed_shard(source, Path(directory), shard, count, encoder, options)
@@ -84,18 +99,24 @@ def embed_fasta(
     *,
     encoder: Encoder,
     options: EmbeddingOptions,
-    sequences_per_shard: int,
+    sequences_per_shard: int | None = None,
 ) -> Product:
     """Embed a FASTA file into as many shards as it needs, then publish their common manifest.
+
+    Args:
+        fasta: plain or compressed FASTA file, or its URL.
+        directory: where the shards go.
+        encoder: the encoder.
+        options: what the rows are to be.
+        sequences_per_shard: most sequences of a shard; None takes 16,384, or fewer where a
+            matrix of a shard would be larger than 1 GB.
 
     Raises:
         InputError: as ``embed_shard``; or the folder holds shards of another count.
     """
     source = _open_source(fasta)
-    if sequences_per_shard < 1:
-        raise InputError(f"sequences_per_shard {sequences_per_shard}: expected 1 or more")
-    count = -(-source.count // sequences_per_shard)
-    _refuse_other_counts(Path(directory), count)
+    count = _shard_count(source, encoder, options, sequences_per_shard)
+    refuse_other_counts(Path(directory), count)
     for shard in range(count):
         _embed_shard(source, Path(directory), shard, count, encoder, options)
     return publish_manifest(directory, count=count)
@@ -106,6 +127,34 @@ def _open_source(fasta: storage.PathLike) -> _Source:
     proteins = scan_index(fasta)
     count = proteins.select(pl.len()).collect().item()
     return _Source(fasta, identity_of(fasta), proteins, count)
+
+
+def _shard_count(
+    source: _Source, encoder: Encoder, options: EmbeddingOptions, sequences_per_shard: int | None
+) -> int:
+    if sequences_per_shard is not None:
+        if sequences_per_shard < 1:
+            raise InputError(f"sequences_per_shard {sequences_per_shard}: expected 1 or more")
+        return -(-source.count // sequences_per_shard)
+    least = -(-source.count // _SEQUENCES_PER_SHARD)
+    if not options.per_residue:
+        return least
+    lengths = source.proteins.select("length").collect()["length"].to_numpy()
+    rows = options.embedded_lengths(lengths.astype(np.int64))
+    if options.residues_per_protein is not None:
+        rows = np.minimum(rows, options.residues_per_protein)
+    ends = np.concatenate([[0], np.cumsum(rows)])
+    most = _MOST_SHARD_BYTES // (encoder.width * np.dtype(options.dtype).itemsize)
+    count = max(least, -(-int(ends[-1]) // most))
+    while count < source.count and _largest(ends, count) > most:
+        count += 1
+    return count
+
+
+def _largest(ends: np.ndarray, count: int) -> int:
+    """Return the rows of the largest of ``count`` shards."""
+    bounds = [shard_bounds(shard, count, len(ends) - 1) for shard in range(count)]
+    return max(int(ends[last] - ends[first]) for first, last in bounds)
 
 
 def _embed_shard(
@@ -120,16 +169,17 @@ def _embed_shard(
     proteins = _proteins_of(source, shard, count)
     matrix = directory / f"{shard_name(shard, count)}.npy"
     paths = [matrix, matrix.with_suffix(".parquet")]
-    if options.rows == "residue":
+    if options.per_residue:
         means = directory / f"{shard_name(shard, count, MEANS)}.npy"
         paths += [means, means.with_suffix(".parquet")]
+    computed = Computed()
 
     def build(targets: list[Path]) -> dict[str, Any]:
-        records = read_at(source.fasta, proteins["offset"].to_list())
-        sequences = [record.sequence for record in records]
-        return _write_shard(
-            targets, proteins, sequences, encoder, options, name=shard_key(shard, count)
+        nonlocal computed
+        summary, computed = _write_shard(
+            source, proteins, targets, paths, encoder, options, name=shard_key(shard, count)
         )
+        return summary
 
     product = produce_files(
         paths,
@@ -137,15 +187,15 @@ def _embed_shard(
         kind="embedding_shard",
         determinants={
             "provenance": asdict(options.provenance(encoder)),
-            "options": options.determinants(),
+            "options": options.determinants(encoder),
             "source": source.sha256,
             "shard": [shard, count],
             "algorithm": _ALGORITHM,
         },
         build=build,
+        resumable=True,
     )
-    residues = 0 if product.unchanged else product.manifest.summary["residues"]
-    return ShardResult(product, time.monotonic() - started, residues)
+    return ShardResult(product, time.monotonic() - started, *computed)
 
 
 def _proteins_of(source: _Source, shard: int, count: int) -> pl.DataFrame:
@@ -161,76 +211,102 @@ def _proteins_of(source: _Source, shard: int, count: int) -> pl.DataFrame:
 
 
 def _write_shard(
-    targets: list[Path],
+    source: _Source,
     proteins: pl.DataFrame,
-    sequences: Sequence[str],
+    targets: list[Path],
+    finals: list[Path],
     encoder: Encoder,
     options: EmbeddingOptions,
     *,
     name: str,
-) -> dict[str, Any]:
-    ids = proteins["sequence_id"].to_list()
-    shape = {"width": encoder.width, "dtype": options.dtype}
-    per_protein = _row_table(proteins, None)
-    description = f"embedding shard {name}"
-    if options.rows == "mean":
-        matrix, table = targets
-        means = create_matrix(matrix, len(proteins), **shape)
-        embedded = fill_rows(sequences, ids, encoder, options, means=means, description=description)
-        means.flush()
-        per_protein.write_parquet(table)
-        return _summary(embedded, len(proteins), means)
-    matrix, table, means_matrix, means_table = targets
-    positions = _positions(ids, sequences, options)
-    residues = create_matrix(matrix, sum(map(len, positions)), **shape)
-    means = create_matrix(means_matrix, len(proteins), **shape)
-    embedded = fill_rows(
+) -> tuple[dict[str, Any], Computed]:
+    every = len(proteins)
+    proteins = _kept(proteins, options, f"{source.fasta}: shard {name}")
+    sequences = [record.sequence for record in read_at(source.fasta, proteins["offset"].to_list())]
+    files = _matrix_files(targets, finals, proteins, encoder, options)
+    # The tables first, so that a full disk is known before anything is computed.
+    for file in files:
+        write_table(row_table(proteins, file.residues), file.table, final=file.final_table)
+    counts, computed = fill_rows(
         sequences,
-        ids,
+        proteins["sequence_id"].to_list(),
         encoder,
         options,
-        means=means,
-        residues=residues,
-        positions=positions,
-        description=description,
+        folder=targets[0].parent,
+        per_protein=files[-1].matrix,
+        per_residue=files[0].matrix if options.per_residue else None,
+        residues=files[0].residues,
+        description=f"embedding shard {name}",
     )
-    residues.flush()
-    means.flush()
-    _row_table(proteins, positions).write_parquet(table)
-    per_protein.write_parquet(means_table)
-    return _summary(embedded, len(proteins), residues)
+    norms = [file.require_sound() for file in files]
+    summary = {
+        "rows": files[0].matrix.rows,
+        "width": encoder.width,
+        "proteins": len(proteins),
+        "skipped": every - len(proteins),
+        **counts._asdict(),
+        **norms[0]._asdict(),
+    }
+    return summary, computed
 
 
-def _positions(
-    ids: Sequence[str], sequences: Sequence[str], options: EmbeddingOptions
-) -> list[np.ndarray]:
-    return [
-        chosen_positions(
-            options.used_length(len(sequence)),
+def _kept(proteins: pl.DataFrame, options: EmbeddingOptions, where: str) -> pl.DataFrame:
+    kept = proteins.filter(options.embedded_lengths(proteins["length"].to_numpy()) > 0)
+    if kept.is_empty():
+        raise InputError(
+            f"{where}: all of its {len(proteins)} sequences have more than {options.max_length} "
+            "residues and are skipped; set a greater max_length, or truncate or window them"
+        )
+    return kept
+
+
+@dataclass(frozen=True)
+class _ShardFile:
+    """A matrix with its row table."""
+
+    matrix: MatrixFile
+    table: Path
+    final_table: Path
+    residues: ResidueRows | None
+
+    def require_sound(self) -> Norms:
+        require_rows_of(self.table, self.matrix.rows, file=self.final_table)
+        return require_sound(self.matrix, names_in(self.table))
+
+
+def _matrix_files(
+    targets: list[Path],
+    finals: list[Path],
+    proteins: pl.DataFrame,
+    encoder: Encoder,
+    options: EmbeddingOptions,
+) -> list[_ShardFile]:
+    """Return the residues' matrix, where rows are residues, then that of the proteins."""
+    rows: list[ResidueRows | None] = [None]
+    if options.per_residue:
+        drawn = drawn_residues(
+            options.embedded_lengths(proteins["length"].to_numpy()),
             options.residues_per_protein,
-            sequence_id=sequence_id,
+            ids=proteins["sequence_id"].to_list(),
             seed=options.seed,
         )
-        for sequence_id, sequence in zip(ids, sequences, strict=True)
-    ]
+        rows = [drawn, None]
+    files = []
+    for number, residues in enumerate(rows):
+        path, table = targets[2 * number : 2 * number + 2]
+        final, final_table = finals[2 * number : 2 * number + 2]
+        count = len(proteins) if residues is None else len(residues)
+        matrix = MatrixFile(path, final, count, encoder.width, options.dtype)
+        files.append(_ShardFile(matrix, table, final_table, residues))
+    return files
 
 
-def _row_table(proteins: pl.DataFrame, positions: list[np.ndarray] | None) -> pl.DataFrame:
-    columns = [name for name in ROW_SCHEMA if name != "position"]
-    if positions is None:
-        return proteins.select(*columns, pl.lit(None, dtype=pl.Int32).alias("position"))
-    repeats = [len(chosen) for chosen in positions]
-    protein_of_row = np.repeat(np.arange(len(proteins)), repeats)
-    numbers = np.concatenate(positions).astype(np.int32) + 1
-    return proteins.select(columns)[protein_of_row].with_columns(position=numbers)
+def refuse_other_counts(directory: Path, count: int) -> None:
+    """Refuse a folder that holds shards of a split into another number.
 
-
-def _summary(embedded: Embedded, proteins: int, matrix: np.ndarray) -> dict[str, Any]:
-    rows, width = matrix.shape
-    return {"rows": rows, "width": width, "proteins": proteins, **embedded._asdict()}
-
-
-def _refuse_other_counts(directory: Path, count: int) -> None:
+    Raises:
+        InputError: it holds one; it is named.
+    """
     if not directory.is_dir():
         return
     for path in storage.list_files(directory, f"{EMBEDDINGS}_*-of-*.npy"):

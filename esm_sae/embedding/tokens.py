@@ -7,10 +7,16 @@ import numpy as np
 
 from esm_sae.errors import InputError
 
+BOS_TOKENS = 1
 SPECIAL_TOKENS = 2
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _UNKNOWN = "X"
+_MEANINGS = {
+    "-": "a gap; remove the alignment's gaps",
+    ".": "a gap; remove the alignment's gaps",
+    "*": "a stop; end the sequence before it",
+}
 
 
 class Tokens(NamedTuple):
@@ -39,20 +45,30 @@ class Vocabulary:
                 self._is_unknown[ord(case)] = not known
 
     def encode(self, sequence: str) -> Tokens:
-        """Tokenise a sequence; letters that the encoder does not know are read as X.
+        """Tokenise a sequence, in either case; unknown letters are read as X and counted.
 
         Raises:
             InputError: the sequence is empty or holds something that is not a letter.
         """
         if not sequence:
-            raise InputError("a sequence is empty; remove it or add its residues")
+            raise InputError("empty; remove it or add its residues")
         codes = np.frombuffer(sequence.encode("latin-1", errors="replace"), dtype=np.uint8)
         residues = self._id_of[codes]
         if residues.min() < 0:
             position = int(np.argmin(residues))
-            raise InputError(
-                f"a sequence has {sequence[position]!r} at residue {position + 1}, which is not "
-                "a residue letter"
-            )
+            letter = sequence[position]
+            meaning = _MEANINGS.get(letter, "not a residue letter")
+            raise InputError(f"{letter!r} at residue {position + 1} is {meaning}")
         ids = np.concatenate([[self.bos], residues, [self.eos]])
         return Tokens(ids, int(self._is_unknown[codes].sum()))
+
+    def require_residues(self, sequence: str, name: str) -> None:
+        """Refuse a sequence that cannot be tokenised.
+
+        Raises:
+            InputError: as ``encode``, with the sequence's name in front.
+        """
+        try:
+            self.encode(sequence)
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from None

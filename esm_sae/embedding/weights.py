@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -29,25 +29,32 @@ def read_weights(path: storage.PathLike) -> Tensors:
     return _read_pth(location)
 
 
-def fetch_weights(repository: str, file: str) -> Path:
+def fetch_weights(repositories: Sequence[str], file: str) -> Path:
     """Return the local path of a file of the model hub, fetching it where it is not cached.
 
     ``HF_ENDPOINT`` names a mirror and ``HF_HOME`` the cache, as everywhere with this hub.
+
+    Args:
+        repositories: where the same file is published; they are tried in turn.
+        file: its path in the repository.
 
     Raises:
         InputError: it is not cached and cannot be fetched.
     """
     from huggingface_hub import hf_hub_download
 
-    try:
-        return Path(hf_hub_download(repository, file))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{repository}: its weights are not cached and cannot be fetched from the model hub "
-            f"({type(error).__name__}); where the hub can be reached, fetch {Path(file).name} of "
-            f"huggingface.co/{repository} and name it with --weights PATH, or copy the hub's "
-            "cache here and set HF_HOME"
-        ) from None
+    reasons = []
+    for repository in repositories:
+        try:
+            return Path(hf_hub_download(repository, file))
+        except (OSError, ValueError) as error:
+            reasons.append(type(error).__name__)
+    raise InputError(
+        f"{Path(file).name}: not in the model hub's cache here and cannot be fetched "
+        f"({', '.join(reasons)}); fetch {file} of {' or '.join(repositories)} from "
+        "huggingface.co elsewhere and name it with --weights PATH, or set HF_ENDPOINT to a mirror, "
+        "or copy a cache here and set HF_HOME to it"
+    )
 
 
 def hash_of(tensors: Tensors) -> str:
@@ -61,7 +68,9 @@ def hash_of(tensors: Tensors) -> str:
 
 
 def load_strictly(module: torch.nn.Module, tensors: Tensors, source: storage.PathLike) -> None:
-    """Load tensors into a module; every one must have its place and its shape.
+    """Load tensors into a module, in float32; every one must have its place and its shape.
+
+    The module takes the tensors themselves where they are float32: they are held once.
 
     Raises:
         InputError: a tensor is missing, superfluous, of another shape or not finite.
@@ -77,7 +86,8 @@ def load_strictly(module: torch.nn.Module, tensors: Tensors, source: storage.Pat
             raise _misfit(source, f"has a tensor {name} of shape {shapes}")
         if not torch.isfinite(tensor).all():
             raise _misfit(source, f"has a tensor {name} with values that are not finite")
-    module.load_state_dict(tensors, strict=True)
+    exact = {name: tensor.float() for name, tensor in tensors.items()}
+    module.load_state_dict(exact, strict=True, assign=True)
 
 
 def _read_safetensors(path: Path) -> Tensors:

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,7 @@ def produce_folder(
     if target.is_file():
         raise InputError(f"{target}: is a file, expected a directory")
     with storage.locked(target):
-        work = target.parent / f".{target.name}.{fingerprint[:16]}.work"
+        work = _work_folder(target, fingerprint)
         old = read_manifest(target)
         _require_ours(target, old, kind)
         if old is not None and old.fingerprint == fingerprint and _verified(target, old):
@@ -116,14 +116,18 @@ def produce_files(
     kind: str,
     determinants: Mapping[str, Any],
     build: Callable[[list[Path]], dict[str, Any]],
+    resumable: bool = False,
 ) -> Product:
     """Make files beside one another that are a function of ``determinants``.
 
-    ``build`` gets temporary paths in the order of ``paths`` and returns the summary. The old
-    manifest is removed before the first file is replaced and the new one is written last, so
-    that a kill in between leaves an output that is known to be incomplete, never a mixture that
-    passes for one. Files that the old manifest names and the new one does not are removed, unless
-    someone has put another file in their place.
+    ``build`` gets temporary paths in the order of ``paths`` and returns the summary. With
+    ``resumable`` these are in a work folder whose name is derived from the fingerprint and which
+    outlives a kill, so that ``build`` can go on from what it finds there, files of its own
+    included; an ``InputError`` removes it. The old manifest is removed before the first file is
+    replaced and the new one is written last, so that a kill in between leaves an output that is
+    known to be incomplete, never a mixture that passes for one. Files that the old manifest
+    names and the new one does not are removed, unless someone has put another file in their
+    place.
     """
     targets = [Path(path) for path in paths]
     manifest_path = Path(manifest)
@@ -131,8 +135,9 @@ def produce_files(
     for path in [*targets, manifest_path]:
         storage.require_writable_file(path)
     with storage.locked(targets[0]):
+        work = _work_folder(targets[0], fingerprint) if resumable else None
         for path in [*targets, manifest_path]:
-            _remove_leftovers(path)
+            _remove_leftovers(path, keep=work)
         old = read_manifest(manifest_path)
         if (
             old is not None
@@ -140,9 +145,9 @@ def produce_files(
             and set(old.files) == {target.name for target in targets}
             and _verified(targets[0].parent, old)
         ):
+            _remove_leftovers(targets[0])
             return Product(targets[0], old, manifest_path, unchanged=True)
-        temporaries = [storage.temporary_beside(target) for target in targets]
-        try:
+        with _temporaries(targets, work) as temporaries:
             summary = build(temporaries)
             files = {
                 target.name: _entry(temporary)
@@ -154,9 +159,6 @@ def produce_files(
             _remove_dropped(targets[0].parent, old, files)
             for temporary, target in zip(temporaries, targets, strict=True):
                 storage.replace(temporary, target)
-        finally:
-            for temporary in temporaries:
-                temporary.unlink(missing_ok=True)
         storage.publish_bytes(manifest_path, encoded)
     return Product(targets[0], new, manifest_path, unchanged=False)
 
@@ -269,6 +271,31 @@ def _require_ours(target: Path, old: Manifest | None, kind: str) -> None:
             f"{target}: holds files that are no earlier {kind} and would be lost; name a new "
             "folder, or remove this one"
         )
+
+
+def _work_folder(target: Path, fingerprint: str) -> Path:
+    return target.parent / f".{target.name}.{fingerprint[:16]}.work"
+
+
+@contextlib.contextmanager
+def _temporaries(targets: Sequence[Path], work: Path | None) -> Iterator[list[Path]]:
+    """Yield paths to write files to before they take the places of ``targets``."""
+    if work is None:
+        paths = [storage.temporary_beside(target) for target in targets]
+        try:
+            yield paths
+        finally:
+            for path in paths:
+                path.unlink(missing_ok=True)
+        return
+    storage.make_folder(work)
+    _remove_unfinished_files(work)
+    try:
+        yield [work / target.name for target in targets]
+    except InputError:
+        shutil.rmtree(work)
+        raise
+    shutil.rmtree(work)
 
 
 def _remove_dropped(folder: Path, old: Manifest | None, files: Mapping[str, Any]) -> None:

@@ -28,6 +28,7 @@ ROW_SCHEMA = {
 }
 EMBEDDINGS, MEANS = "embeddings", "means"
 
+_COUNTS = ("proteins", "residues", "truncated", "windowed", "skipped", "unknown_letters")
 _SHARD = re.compile(r"^(?P<prefix>.+)_(?P<index>\d+)-of-(?P<count>\d+)$")
 _DIGITS = re.compile(r"(\d+)")
 
@@ -41,7 +42,7 @@ class Provenance:
         encoder_note: what a reader of any result must know of it, such as 'untrained'.
         weights_sha256: hash of the encoder's weights.
         layer: canonical layer number, 0..B.
-        pooling: ``mean``, or ``residue`` where a row is one residue.
+        pooling: ``mean``, ``max``, ``last`` or ``bos``, or ``residue`` where a row is one residue.
         precision: arithmetic of the forward pass.
     """
 
@@ -141,7 +142,7 @@ class EmbeddingShards:
         """
         if self.provenance.pooling != "residue":
             return self
-        paths = [path.with_name(path.name.replace(EMBEDDINGS, MEANS, 1)) for path in self.paths]
+        paths = [means_path(path) for path in self.paths]
         return replace(
             self,
             paths=paths,
@@ -153,6 +154,11 @@ class EmbeddingShards:
 def shard_name(index: int, count: int, prefix: str = EMBEDDINGS) -> str:
     """Return a shard's file name without suffix: ``embeddings_0007-of-0064``."""
     return f"{prefix}_{shard_key(index, count)}"
+
+
+def means_path(matrix: Path) -> Path:
+    """Return the path of the means of the proteins whose residues a matrix holds."""
+    return matrix.with_name(matrix.name.replace(EMBEDDINGS, MEANS, 1))
 
 
 def shard_key(index: int, count: int) -> str:
@@ -188,7 +194,7 @@ def open_shards(directory: storage.PathLike) -> EmbeddingShards:
             or settings, or a file holds no float32 or float16 matrix.
     """
     folder = Path(directory)
-    paths = sorted(storage.list_files(folder, "*.npy"), key=_natural)
+    paths = sorted(storage.list_files(folder, "*.npy"), key=natural_order)
     sharded = [path for path in paths if _is_shard(path)]
     if sharded:
         return _open_sharded(folder, sharded)
@@ -267,7 +273,7 @@ def _remove_other_splits(folder: Path, count: int) -> None:
 def _totals(summaries: list[dict[str, Any]]) -> dict[str, int]:
     return {
         count: sum(summary[count] for summary in summaries)
-        for count in ("proteins", "residues", "truncated", "unknown_letters")
+        for count in _COUNTS
         if all(count in summary for summary in summaries)
     }
 
@@ -405,5 +411,6 @@ def _is_shard(path: Path) -> bool:
     return match is not None and match["prefix"] == EMBEDDINGS
 
 
-def _natural(path: Path) -> list[str | int]:
-    return [int(part) if part.isdigit() else part for part in _DIGITS.split(path.name)]
+def natural_order(path: Path) -> list[str | int]:
+    """Return a key that sorts ``x_2`` before ``x_10``."""
+    return [int(part) if part.isdecimal() else part for part in _DIGITS.split(path.name)]

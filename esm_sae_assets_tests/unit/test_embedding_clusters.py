@@ -6,9 +6,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from esm_sae.embedding import EmbeddingOptions, embed_clusters, load_encoder
+from esm_sae.embedding import EmbeddingOptions, embed_clusters, journal, load_encoder
 from esm_sae.errors import InputError
 from esm_sae.formats.clusters_json import read_embedded
+from esm_sae.formats.manifest import manifest_beside, read_manifest
 
 runpy.run_path(str(Path(__file__).with_name("toy_encoder.py")))
 CLUSTERS = {
@@ -36,6 +37,10 @@ def embed(toy, tmp_path):
     return run
 
 
+def summary_of(path):
+    return read_manifest(manifest_beside(path)).summary
+
+
 def test_the_json_has_exactly_the_documented_form(embed, toy):
     content = json.loads(embed().read_text())
     assert list(content) == list(CLUSTERS)
@@ -55,7 +60,7 @@ def test_it_is_read_back_as_written(embed):
 
 
 def test_residue_rows_are_all_residues_beside_the_means(embed, toy):
-    path = embed(rows="residue", residues_per_protein=2)
+    path = embed(pooling="residue", residues_per_protein=2)
     rows = np.load(path.with_name("embedded_clusters.residues.npy"), allow_pickle=False)
     table = pl.read_parquet(path.with_name("embedded_clusters.residues.parquet"))
     assert rows.dtype == np.float32
@@ -69,7 +74,7 @@ def test_residue_rows_are_all_residues_beside_the_means(embed, toy):
 
 
 def test_mean_rows_write_no_residues(embed):
-    embed(rows="residue")
+    embed(pooling="residue")
     names = {path.name for path in embed().parent.iterdir()}
     assert names == {"embedded_clusters.json", "embedded_clusters.json.manifest.json"}
 
@@ -86,19 +91,65 @@ def test_a_rerun_is_unchanged(embed, toy, tmp_path):
 
 def test_counts_say_what_was_embedded(embed):
     path = embed({"A": [["MJK" * 4, "P1"]], "B": [["MK", "P2"]]}, max_length=5)
-    summary = json.loads(path.with_name("embedded_clusters.json.manifest.json").read_text())[
-        "summary"
-    ]
+    summary = summary_of(path)
     counts = ["proteins", "taxa", "residues", "truncated", "unknown_letters"]
     assert [summary[name] for name in counts] == [2, 2, 7, 1, 2]
     assert json.loads(path.read_text())["A"][0]["sequence"] == "MJK" * 4
 
 
+LONG = {"A": [["MKV" * 9, "P1"], ["MK", "P2"]], "B": [["LA" * 9, "P3"]]}
+
+
+def test_skipped_sequences_are_left_out_with_taxa_that_lose_all(embed):
+    path = embed(LONG, pooling="residue", max_length=10, long_sequences="skip")
+    embedded = read_embedded(path)
+    assert (embedded.taxa, embedded.headers) == (["A"], ["P2"])
+    assert len(np.load(path.with_name("embedded_clusters.residues.npy"))) == 2
+    assert summary_of(path)["skipped"] == 2
+
+
+def test_windows_give_all_residues(embed, toy):
+    options = {"max_length": 10, "long_sequences": "window"}
+    path = embed(LONG, pooling="residue", **options)
+    rows = np.load(path.with_name("embedded_clusters.residues.npy"))
+    assert len(rows) == 27 + 2 + 18
+    vectors = read_embedded(path).embeddings
+    means = [part.mean(axis=0) for part in np.split(rows, [27, 29])]
+    np.testing.assert_allclose(vectors, means, rtol=1e-5)
+    assert summary_of(path)["windowed"] == 2
+
+
+@pytest.mark.parametrize("pooling", ["max", "last", "bos"])
+def test_the_vectors_are_pooled_as_asked(embed, toy, pooling):
+    vectors = read_embedded(embed(pooling=pooling)).embeddings
+    np.testing.assert_allclose(vectors, toy.embed(SEQUENCES, pooling=pooling), atol=1e-6)
+
+
+def test_an_interrupted_run_is_gone_on_with(embed, toy, monkeypatch):
+    undisturbed = embed(pooling="residue").read_bytes()
+    monkeypatch.setattr(journal, "_SECONDS_BETWEEN_ENTRIES", 0)
+    states, lengths = toy.backbone.states, []
+
+    def interrupted(tokens, **options):
+        lengths.append(tokens.shape[1] - 2)
+        if len(lengths) == 2:
+            raise KeyboardInterrupt
+        return states(tokens, **options)
+
+    toy.backbone.states = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        embed(pooling="residue", batch_tokens=30)
+    path = embed(pooling="residue", batch_tokens=30)
+    assert lengths == [20, 7, 7, 2]
+    assert path.read_bytes() == undisturbed
+    assert len(list(path.parent.iterdir())) == 4
+
+
 @pytest.mark.parametrize(
     ("clusters", "message"),
     [
-        ({"A": [["MK", "P1"], ["", "P2"]]}, "entry 2 of cluster 'A': a sequence is empty"),
-        ({"A": [["M-K", "P1"]]}, "entry 1 of cluster 'A': .* '-' at residue 2"),
+        ({"A": [["MK", "P1"], ["", "P2"]]}, "entry 2 of cluster 'A': empty; remove it"),
+        ({"A": [["M-K", "P1"]]}, "entry 1 of cluster 'A': '-' at residue 2 is a gap"),
         ({"A": []}, "its clusters hold no sequence"),
         ({"A": [["MK"]]}, "entry 1 of cluster 'A' is not a"),
         ({}, "holds no cluster"),
@@ -112,6 +163,12 @@ def test_clusters_that_cannot_be_embedded_are_named(embed, tmp_path, clusters, m
 
 def test_values_that_are_not_finite_fail_and_name_the_protein(embed, toy, tmp_path):
     toy.backbone.table[toy.backbone.vocabulary.encode("W").ids[1]] = np.nan
-    with pytest.raises(InputError, match="embeddings of P1, P3 are not finite"):
-        embed(rows="residue")
+    with pytest.raises(InputError, match="embeddings of P3 are not finite"):
+        embed(pooling="residue")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_nothing_left_is_an_error(embed, tmp_path):
+    with pytest.raises(InputError, match="all of its sequences have more than 1 residues"):
+        embed(max_length=1, long_sequences="skip")
+    assert not (tmp_path / "out").exists()

@@ -22,7 +22,9 @@ def test_embed_uniref_writes_shards(write_fasta, tmp_path, capsys):
     shards = open_shards(tmp_path / "out")
     assert (shards.rows, shards.width, len(shards.paths)) == (5, 256, 3)
     written = capsys.readouterr()
-    assert "5 x 256 of 5 proteins in 3 shards; esmc_demo (untrained" in written.out
+    assert (
+        "5 x 256 of 5 proteins in 3 shards; esmc_demo (a small demonstration model" in written.out
+    )
     assert written.err == ""
     assert embed(fasta, tmp_path / "out", "--sequences_per_shard", "2") == 0
     assert "unchanged" in capsys.readouterr().out
@@ -30,20 +32,22 @@ def test_embed_uniref_writes_shards(write_fasta, tmp_path, capsys):
 
 def test_embed_uniref_hands_every_option_on(write_fasta, tmp_path):
     options = (
-        "--pooling residue --residues_per_protein 3 --max_len 12 --layer 1 --dtype float16 "
-        "--batch_tokens 99 --precision bfloat16 --seed 4"
+        "--pooling residue --residues_per_protein 3 --max_len 12 --long skip --layer 1 "
+        "--dtype float16 --batch_tokens 99 --precision bfloat16 --seed 4"
     )
     assert embed(write_fasta(RECORDS), tmp_path / "out", *options.split()) == 0
     shards = open_shards(tmp_path / "out")
     assert shards.arrays[0].dtype == np.float16
-    assert shards.rows == 15
+    assert shards.rows == 6
     assert (shards.provenance.layer, shards.provenance.precision) == (1, "bfloat16")
     manifest = json.loads((tmp_path / "out" / "embeddings_0000-of-0001.json").read_text())
     assert manifest["determinants"]["options"] == {
-        "rows": "residue",
+        "pooling": "residue",
         "dtype": "float16",
         "batch_tokens": 99,
+        "device": "cpu",
         "max_length": 12,
+        "long_sequences": "skip",
         "residues_per_protein": 3,
         "seed": 4,
     }
@@ -57,7 +61,10 @@ def test_embed_clusters_writes_json(tmp_path, capsys):
     assert embed_clusters.main([*arguments, "--pooling", "residue"]) == 0
     assert read_embedded(output).embeddings.shape == (2, 256)
     assert len(np.load(output.with_suffix(".residues.npy"))) == 8
-    assert "2 proteins of 1 taxa, 256 wide; esmc_demo (untrained" in capsys.readouterr().out
+    assert (
+        "2 proteins of 1 taxa, 256 wide; esmc_demo (a small demonstration model"
+        in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,11 @@ import pytest
 import torch
 
 from esm_sae.data import bundled_fasta
+from esm_sae.data import bundled_encoder
 from esm_sae.embedding import encoder_names, load_encoder, register_encoder
+from esm_sae.embedding.batching import default_batch_tokens
 from esm_sae.embedding.esmc import load_esmc
+from esm_sae.embedding.options import POOLINGS
 from esm_sae.errors import InputError
 from esm_sae.formats.fasta import read_fasta
 
@@ -67,92 +70,66 @@ def test_layer_0_is_the_token_embeddings(tiny):
     np.testing.assert_array_equal(tiny.embed(["MKV"], pooling="residue", layer=0), expected)
 
 
-def test_nothing_beyond_the_layer_is_computed(tiny):
-    ran = []
-    model = tiny.backbone.model
-    watched = {
-        "block 0": model.transformer.blocks[0],
-        "block 1": model.transformer.blocks[1],
-        "norm": model.transformer.norm,
-        "head": model.sequence_head,
-    }
-    hooks = [
-        module.register_forward_hook(lambda *_, name=name: ran.append(name))
-        for name, module in watched.items()
-    ]
-    tiny.embed(["MKV"], layer=1)
-    assert ran == ["block 0"]
-    ran.clear()
-    tiny.embed(["MKV"], layer=2)
-    assert ran == ["block 0", "block 1", "norm"]
-    for hook in hooks:
-        hook.remove()
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_no_sequences_give_no_rows(tiny, pooling):
+    assert tiny.embed([], pooling=pooling).shape == (0, 32)
 
 
 @pytest.mark.parametrize(
-    ("name", "pooling"), [("tiny", "mean"), ("tiny", "residue"), ("esmc_demo", "residue")]
+    ("pooling", "expected"),
+    [
+        ("mean", lambda states: states[1:-1].mean(axis=0)),
+        ("max", lambda states: states[1:-1].max(axis=0)),
+        ("last", lambda states: states[-2]),
+        ("bos", lambda states: states[0]),
+    ],
 )
-def test_any_batching_equals_one_at_a_time(name, pooling, proteins):
-    encoder = load_cpu(name)
-    one_at_a_time = np.concatenate([encoder.embed([p], pooling=pooling) for p in proteins])
-    for batch_tokens in (700, 100_000):
-        rows = encoder.embed(proteins, pooling=pooling, batch_tokens=batch_tokens)
-        assert relative_error(rows, one_at_a_time) < 1e-5
+def test_every_pooling_is_of_the_states_that_esm_gives(tiny, proteins, pooling, expected):
+    model = tiny.backbone.model
+    with torch.inference_mode():
+        output = model(sequence_tokens=model._tokenize(proteins[:1]))
+    rows = tiny.embed(proteins[:1], pooling=pooling)
+    wanted = expected(output.embeddings[0].numpy())
+    assert relative_error(rows, wanted[None]) < 1e-5
 
 
-def test_rows_do_not_depend_on_the_company(tiny):
-    alone = tiny.embed(["MKVLA"])
-    among = tiny.embed(["W" * 50, "MKVLA", "C"], batch_tokens=10_000)
-    assert relative_error(among[1:2], alone) < 1e-5
+@pytest.mark.parametrize(
+    ("sequence", "message"),
+    [
+        ("", "sequence 2 of 3: empty; remove it"),
+        ("MK-V", "sequence 2 of 3: '-' at residue 3 is a gap"),
+        ("MKV*", r"sequence 2 of 3: '\*' at residue 4 is a stop"),
+        ("MK1", "sequence 2 of 3: '1' at residue 3 is not a residue letter"),
+    ],
+)
+def test_a_sequence_that_cannot_be_embedded_is_named(tiny, sequence, message):
+    with pytest.raises(InputError, match=message):
+        tiny.embed(["MK", sequence, "ML"])
 
 
-def test_a_mean_is_the_mean_of_the_residues(tiny, proteins):
-    residues = tiny.embed(proteins, pooling="residue")
-    ends = np.cumsum([len(protein) for protein in proteins])
-    means = [rows.mean(axis=0) for rows in np.split(residues, ends[:-1])]
-    assert relative_error(tiny.embed(proteins), np.stack(means)) < 1e-5
+def test_lower_case_is_accepted(tiny):
+    np.testing.assert_array_equal(tiny.embed(["mkvl"]), tiny.embed(["MKVL"]))
 
 
-def test_rows_depend_on_the_context_and_do_not_collapse(proteins):
-    rows = load_cpu("esmc_demo").embed(proteins, pooling="residue")
-    centred = rows - rows.mean(axis=0)
-    spectrum = np.linalg.eigvalsh(centred.T @ centred)
-    share = spectrum[spectrum > 0] / spectrum.sum()
-    assert np.exp(-(share * np.log(share)).sum()) > 50
-    letters = np.array(list("".join(proteins)))
-    within = sum(
-        ((rows[letters == letter] - rows[letters == letter].mean(axis=0)) ** 2).sum()
-        for letter in set(letters)
-    )
-    assert within > 0.4 * (centred**2).sum()
+def test_a_gpu_gets_larger_batches_than_a_cpu(tiny):
+    assert tiny.default_batch_tokens == default_batch_tokens("cpu") < default_batch_tokens("cuda")
 
 
-def test_bfloat16_is_near_float32(proteins):
-    exact = load_cpu("esmc_demo").embed(proteins)
-    encoder = load_cpu("esmc_demo", precision="bfloat16")
-    rows = encoder.embed(proteins)
-    assert (encoder.precision, rows.dtype) == ("bfloat16", np.float32)
-    assert 0 < relative_error(rows, exact) < 0.05
-
-
-def test_auto_precision_is_float32_on_a_cpu(tiny):
-    assert tiny.precision == "float32"
-
-
-def test_no_sequences_give_no_rows(tiny):
-    assert tiny.embed([]).shape == (0, 32)
-    assert tiny.embed([], pooling="residue").shape == (0, 32)
-
-
-def test_the_demo_encoder_says_that_it_is_untrained():
+def test_the_demo_encoder_is_the_bundled_one_and_says_what_it_is():
     demo = load_cpu("esmc_demo")
-    assert demo.note == "untrained: seeded random weights"
+    assert demo.note == "a small demonstration model"
     assert (demo.name, demo.width, demo.blocks) == ("esmc_demo", 256, 3)
     assert sum(p.numel() for p in demo.backbone.model.parameters()) == 2_659_904
+    assert bundled_encoder().stat().st_size < 8_000_000
+    again = load_encoder("esmc_demo", weights=bundled_encoder(), device="cpu")
+    assert again.weights_sha256 == demo.weights_sha256
+    assert again.note == ""
 
 
-def test_the_demo_weights_are_the_same_everywhere():
-    assert load_cpu("esmc_demo").weights_sha256 == (
+def test_its_untrained_copy_says_so_and_is_the_same_everywhere():
+    untrained = load_cpu("esmc_demo_untrained")
+    assert untrained.note == "untrained: seeded random weights"
+    assert untrained.weights_sha256 == (
         "16914d845d4310ee1936027fd5f41cdfc1ba6c4250131199f64a0341f6fce30b"
     )
 
@@ -187,5 +164,5 @@ def test_a_layer_that_is_not_there_is_an_error(tiny, layer):
 
 
 def test_an_unknown_pooling_is_an_error(tiny):
-    with pytest.raises(InputError, match="pooling 'last'"):
-        tiny.embed(["MK"], pooling="last")
+    with pytest.raises(InputError, match="pooling 'median'"):
+        tiny.embed(["MK"], pooling="median")

@@ -1,7 +1,5 @@
 import json
-import os
 import runpy
-import signal
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +12,16 @@ from esm_sae.embedding import (
     load_encoder,
     open_shards,
 )
+from esm_sae.embedding.options import POOLINGS
 from esm_sae.embedding.residues import chosen_positions
+from esm_sae.embedding.windows import window_pieces
 from esm_sae.errors import InputError
 from esm_sae.formats.fasta import read_fasta
 from esm_sae.formats.shards import ROW_SCHEMA
 
 TOY_FILE = Path(__file__).with_name("toy_encoder.py")
 ToyBackbone = runpy.run_path(str(TOY_FILE))["ToyBackbone"]
-RESIDUES = EmbeddingOptions(rows="residue")
+RESIDUES = EmbeddingOptions(pooling="residue")
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_residue_rows_are_all_residues_with_their_positions(embed, toy, fasta):
 
 
 def test_means_beside_residue_rows_are_over_all_residues(embed, toy, fasta):
-    shards = embed(EmbeddingOptions(rows="residue", residues_per_protein=3))
+    shards = embed(EmbeddingOptions(pooling="residue", residues_per_protein=3))
     means = shards.means()
     np.testing.assert_allclose(all_rows(means), toy.embed(sequences_of(fasta)), atol=1e-6)
     assert means.index.collect()["sequence_id"].to_list() == [
@@ -105,7 +105,7 @@ def test_means_beside_residue_rows_are_over_all_residues(embed, toy, fasta):
 
 
 def test_drawn_residues_are_those_rows_of_all_residues(embed):
-    options = EmbeddingOptions(rows="residue", residues_per_protein=7, seed=5)
+    options = EmbeddingOptions(pooling="residue", residues_per_protein=7, seed=5)
     drawn, every = embed(options, "drawn"), embed(RESIDUES, "every")
     keys = ["sequence_id", "position"]
     numbered = every.index.collect().with_row_index("row")
@@ -117,7 +117,7 @@ def test_drawn_residues_are_those_rows_of_all_residues(embed):
 
 
 def test_drawn_residues_do_not_depend_on_the_shards(embed):
-    options = EmbeddingOptions(rows="residue", residues_per_protein=7)
+    options = EmbeddingOptions(pooling="residue", residues_per_protein=7)
     many = embed(options, "many", sequences_per_shard=2).index.collect()
     assert many.equals(embed(options, "one", sequences_per_shard=100).index.collect())
 
@@ -149,15 +149,16 @@ def test_a_real_encoder_fills_shards(embed, fasta):
     demo = load_encoder("esmc_demo", device="cpu")
     shards = embed(EmbeddingOptions(layer=2), encoder=demo)
     assert shards.provenance.describe() == (
-        "esmc_demo (untrained: seeded random weights), layer 2, mean rows"
+        "esmc_demo (a small demonstration model), layer 2, mean rows"
     )
     expected = demo.embed(sequences_of(fasta), layer=2)
     np.testing.assert_allclose(all_rows(shards), expected, rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize("rows", ["mean", "residue"])
-def test_the_same_options_give_the_same_bytes(embed, rows):
-    one, other = embed(EmbeddingOptions(rows=rows), "a"), embed(EmbeddingOptions(rows=rows), "b")
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_the_same_options_give_the_same_bytes(embed, pooling):
+    options = EmbeddingOptions(pooling=pooling)
+    one, other = embed(options, "a"), embed(options, "b")
     assert bytes_of(one.directory) == bytes_of(other.directory)
 
 
@@ -182,10 +183,10 @@ def test_another_option_makes_the_shards_anew(embed, change):
     assert embed(EmbeddingOptions(**change)).fingerprint != before or "batch_tokens" in change
 
 
-def test_the_seed_matters_only_where_residues_are_drawn():
-    assert EmbeddingOptions(seed=1).determinants() == EmbeddingOptions(seed=2).determinants()
+def test_the_seed_matters_only_where_residues_are_drawn(toy):
+    assert EmbeddingOptions(seed=1).determinants(toy) == EmbeddingOptions(seed=2).determinants(toy)
     drawn = [
-        EmbeddingOptions(rows="residue", residues_per_protein=3, seed=seed).determinants()
+        EmbeddingOptions(pooling="residue", residues_per_protein=3, seed=seed).determinants(toy)
         for seed in (1, 2)
     ]
     assert drawn[0] != drawn[1]
@@ -197,15 +198,164 @@ def test_changing_to_mean_rows_leaves_no_means_of_residues_behind(embed):
     assert not any(name.startswith("means") for name in names)
 
 
-def test_long_sequences_are_cut_off_and_counted(embed, toy, fasta):
-    shards = embed(EmbeddingOptions(rows="residue", max_length=10))
-    sequences = sequences_of(fasta)
-    expected = toy.embed([sequence[:10] for sequence in sequences], pooling="residue")
+def summary_of(shards):
+    return json.loads((shards.directory / "manifest.json").read_text())["summary"]
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max", "last", "bos"])
+def test_a_row_is_a_protein_pooled_as_asked(embed, toy, fasta, pooling):
+    shards = embed(EmbeddingOptions(pooling=pooling))
+    expected = toy.embed(sequences_of(fasta), pooling=pooling)
     np.testing.assert_allclose(all_rows(shards), expected, atol=1e-6)
-    summary = json.loads((shards.directory / "manifest.json").read_text())["summary"]
+    assert shards.provenance.pooling == shards.means().provenance.pooling == pooling
+    assert shards.means().rows == len(expected)
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_long_sequences_are_cut_off_and_counted(embed, toy, fasta, pooling):
+    shards = embed(EmbeddingOptions(pooling=pooling, max_length=10))
+    sequences = sequences_of(fasta)
+    cut = [sequence[:10] for sequence in sequences]
+    np.testing.assert_allclose(all_rows(shards), toy.embed(cut, pooling=pooling), atol=1e-6)
+    summary = summary_of(shards)
     assert summary["truncated"] == sum(len(sequence) > 10 for sequence in sequences) > 0
-    assert summary["residues"] == len(expected)
+    assert summary["residues"] == sum(map(len, cut))
+    assert (summary["windowed"], summary["skipped"]) == (0, 0)
     assert shards.index.collect()["length"].max() == max(map(len, sequences))
+
+
+def in_windows(encoder, sequence, pooling):
+    """Return the rows of a sequence in windows of 10, the long way."""
+    rows, bos = [], []
+    for _, start, end, own_start, own_end in zip(*window_pieces([len(sequence)], 10), strict=True):
+        window = sequence[start:end]
+        states = encoder.embed([window], pooling="residue")
+        rows.append(states[own_start - start : own_end - start])
+        bos.append(encoder.embed([window], pooling="bos")[0])
+    rows = np.concatenate(rows)
+    return {
+        "mean": rows.mean(axis=0, keepdims=True),
+        "max": rows.max(axis=0, keepdims=True),
+        "last": rows[-1:],
+        "bos": np.mean(bos, axis=0, keepdims=True),
+        "residue": rows,
+    }[pooling]
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("batch_tokens", [12, 10_000])
+def test_windows_count_every_residue_once(embed, toy, fasta, pooling, batch_tokens):
+    options = {"max_length": 10, "long_sequences": "window", "batch_tokens": batch_tokens}
+    shards = embed(EmbeddingOptions(pooling=pooling, **options))
+    sequences = sequences_of(fasta)
+    expected = np.concatenate([in_windows(toy, sequence, pooling) for sequence in sequences])
+    np.testing.assert_allclose(all_rows(shards), expected, atol=1e-5)
+    means = [in_windows(toy, sequence, "mean") for sequence in sequences]
+    if pooling == "residue":
+        np.testing.assert_allclose(all_rows(shards.means()), np.concatenate(means), atol=1e-5)
+    summary = summary_of(shards)
+    assert summary["windowed"] == sum(len(sequence) > 10 for sequence in sequences) > 0
+    assert summary["residues"] == sum(map(len, sequences))
+    assert (summary["truncated"], summary["skipped"]) == (0, 0)
+
+
+def test_residues_drawn_of_windows_are_those_of_the_whole_protein(embed):
+    options = {"pooling": "residue", "max_length": 10, "long_sequences": "window"}
+    every = embed(EmbeddingOptions(**options), "every")
+    drawn = embed(EmbeddingOptions(**options, residues_per_protein=3), "drawn")
+    numbered = every.index.collect().with_row_index("row")
+    keys = ["sequence_id", "position"]
+    rows = drawn.index.collect().join(numbered, on=keys, how="left", maintain_order="left")["row"]
+    np.testing.assert_array_equal(all_rows(drawn), all_rows(every)[rows.to_numpy()])
+    assert drawn.index.collect()["position"].max() > 10
+
+
+@pytest.mark.parametrize("pooling", ["mean", "residue"])
+def test_skipped_sequences_are_left_out_and_counted(embed, toy, fasta, pooling):
+    options = EmbeddingOptions(pooling=pooling, max_length=30, long_sequences="skip")
+    shards = embed(options)
+    records = [record for record in read_fasta(fasta) if len(record.sequence) <= 30]
+    expected = toy.embed([record.sequence for record in records], pooling=pooling)
+    np.testing.assert_allclose(all_rows(shards), expected, atol=1e-6)
+    headers = shards.means().index.collect()["header"].to_list()
+    assert headers == [record.header for record in records]
+    summary = summary_of(shards)
+    assert (summary["skipped"], summary["proteins"]) == (23 - len(records), len(records))
+    assert summary["skipped"] > 0
+    assert summary["rows"] == len(expected)
+
+
+def test_a_shard_of_which_nothing_is_left_is_an_error(toy, write_fasta, tmp_path):
+    fasta = write_fasta([("P1", "M" * 9), ("P2", "M" * 9), ("P3", "MK")])
+    options = EmbeddingOptions(max_length=5, long_sequences="skip")
+    message = "shard 0000-of-0002: all of its 1 sequences have more than 5 residues"
+    with pytest.raises(InputError, match=message):
+        embed_shard(fasta, tmp_path / "s", shard=0, count=2, encoder=toy, options=options)
+    assert list((tmp_path / "s").iterdir()) == []
+
+
+def test_the_summary_says_what_was_embedded(toy, write_fasta, tmp_path):
+    fasta = write_fasta([("P1", "MKJ"), ("P2", "MKVLAWMKVL"), ("P3", "MV")])
+    options = EmbeddingOptions(batch_tokens=64)
+    result = embed_shard(fasta, tmp_path / "s", shard=0, count=1, encoder=toy, options=options)
+    norms = np.linalg.norm(open_shards(tmp_path / "s").arrays[0].astype(float), axis=1)
+    assert result.product.manifest.summary == {
+        "rows": 3,
+        "width": 4,
+        "proteins": 3,
+        "residues": 15,
+        "truncated": 0,
+        "windowed": 0,
+        "skipped": 0,
+        "unknown_letters": 1,
+        "padding_share": 0.0,
+        "batch_tokens": 64,
+        "norm_min": float(f"{norms.min():.4g}"),
+        "norm_median": float(f"{np.median(norms):.4g}"),
+        "norm_max": float(f"{norms.max():.4g}"),
+    }
+    assert (result.residues, result.batches, result.resumed) == (15, 3, 0)
+    assert result.padding_share == 0
+
+
+def test_rows_that_are_not_sound_leave_no_shard(toy, write_fasta, tmp_path):
+    toy.backbone.table[toy.backbone.vocabulary.encode("W").ids[1]] = 1e6
+    fasta = write_fasta([(f"P{number}", "MKVL") for number in range(5)] + [("P9", "WWW")])
+    message = "embeddings_0000-of-0001.npy: rows are of a norm more than 1,000 times .*: P9;"
+    with pytest.raises(InputError, match=message):
+        embed_shard(
+            fasta, tmp_path / "s", shard=0, count=1, encoder=toy, options=EmbeddingOptions()
+        )
+    assert list((tmp_path / "s").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "most", "least"),
+    [
+        ({"pooling": "residue"}, 40 * 16, 2),
+        ({"pooling": "residue"}, 150 * 16, 2),
+        ({"pooling": "residue", "dtype": "float16"}, 150 * 8, 2),
+        ({"pooling": "residue", "residues_per_protein": 2}, 20 * 16, 2),
+        ({"pooling": "residue"}, 10**9, 1),
+        ({}, 16, 1),
+    ],
+)
+def test_by_default_a_shard_of_residues_keeps_within_its_size(
+    toy, fasta, tmp_path, monkeypatch, options, most, least
+):
+    from esm_sae.embedding import shards as module
+
+    monkeypatch.setattr(module, "_MOST_SHARD_BYTES", most)
+    chosen = EmbeddingOptions(**options)
+    embed_fasta(fasta, tmp_path / "s", encoder=toy, options=chosen)
+    shards = open_shards(tmp_path / "s")
+    assert len(shards.paths) >= least
+    if chosen.per_residue:
+        assert max(array.nbytes for array in shards.arrays) <= most
+        total = sum(array.nbytes for array in shards.arrays)
+        assert len(shards.paths) <= max(1, 3 * total // most)
+    else:
+        assert len(shards.paths) == 1
 
 
 def test_unknown_letters_are_counted(toy, write_fasta, tmp_path):
@@ -225,23 +375,23 @@ def test_float16_is_the_rounded_float32(embed):
     np.testing.assert_array_equal(all_rows(half), all_rows(single).astype(np.float16))
 
 
-@pytest.mark.parametrize("rows", ["mean", "residue"])
+@pytest.mark.parametrize("pooling", ["mean", "residue"])
 @pytest.mark.parametrize(
     ("letter_value", "dtype"), [(np.nan, "float32"), (np.inf, "float32"), (1e6, "float16")]
 )
 def test_values_that_are_not_finite_fail_and_name_the_sequences(
-    toy, write_fasta, tmp_path, rows, letter_value, dtype
+    toy, write_fasta, tmp_path, pooling, letter_value, dtype
 ):
     toy.backbone.table[toy.backbone.vocabulary.encode("W").ids[1]] = letter_value
-    fasta = write_fasta([("P1", "MKV"), ("P2", "MWV"), ("P3", "LLLL"), ("P4", "W")])
-    with pytest.raises(InputError, match=f"embeddings of P2, P4 are not finite in {dtype}"):
+    fasta = write_fasta([("P1", "MKV"), ("P2", "MWV"), ("P3", "LLLL"), ("P4", "WW"), ("P5", "WMV")])
+    with pytest.raises(InputError, match=f"embeddings of P2, P5 are not finite in {dtype}"):
         embed_shard(
             fasta,
             tmp_path / "s",
             shard=0,
             count=1,
             encoder=toy,
-            options=EmbeddingOptions(rows=rows, dtype=dtype),
+            options=EmbeddingOptions(pooling=pooling, dtype=dtype),
         )
     assert list((tmp_path / "s").iterdir()) == []
 
@@ -268,10 +418,11 @@ def test_shards_of_another_split_are_refused_before_any_work(embed, toy, monkeyp
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rows": "last"}, "rows 'last': expected one of mean, residue"),
+        ({"pooling": "median"}, "pooling 'median': expected one of mean, max, last, bos, residue"),
+        ({"long_sequences": "drop"}, "long_sequences 'drop': expected one of truncate, window"),
         ({"dtype": "float64"}, "dtype 'float64': expected one of float32, float16"),
         ({"residues_per_protein": 3}, "residues_per_protein needs residue rows"),
-        ({"rows": "residue", "residues_per_protein": 0}, "residues_per_protein 0"),
+        ({"pooling": "residue", "residues_per_protein": 0}, "residues_per_protein 0"),
         ({"max_length": 0}, "max_length 0: expected 1 or more"),
         ({"batch_tokens": 0}, "batch_tokens 0"),
     ],
@@ -279,42 +430,3 @@ def test_shards_of_another_split_are_refused_before_any_work(embed, toy, monkeyp
 def test_wrong_options_are_named(options, message):
     with pytest.raises(InputError, match=message):
         EmbeddingOptions(**options)
-
-
-EMBED_UNTIL_KILLED = """
-import runpy, sys, time
-from esm_sae.embedding import EmbeddingOptions, embed_fasta, load_encoder
-runpy.run_path(sys.argv[1])
-encoder = load_encoder("toy", device="cpu")
-states, calls = encoder.backbone.states, []
-def stop_in_the_third_shard(tokens, **options):
-    calls.append(1)
-    if len(calls) == 11:
-        print("half way", flush=True)
-        time.sleep(600)
-    return states(tokens, **options)
-encoder.backbone.states = stop_in_the_third_shard
-options = EmbeddingOptions(rows="residue", batch_tokens=50)
-embed_fasta(sys.argv[2], sys.argv[3], encoder=encoder, options=options, sequences_per_shard=6)
-"""
-
-
-def test_a_killed_run_leaves_no_half_shard_and_a_rerun_gives_the_same_bytes(
-    start_python, embed, fasta, tmp_path
-):
-    process = start_python(EMBED_UNTIL_KILLED, TOY_FILE, fasta, tmp_path / "killed")
-    assert process.stdout.readline() == "half way\n"
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    left = sorted(path.name for path in (tmp_path / "killed").iterdir())
-    final = {name for name in left if not name.startswith(".")}
-    complete = {name.removesuffix(".json") for name in final if name.endswith(".json")}
-    assert complete
-    assert {Path(name.replace("means_", "embeddings_")).stem for name in final} == complete
-    assert any(name.endswith(".partial") for name in left)
-    with pytest.raises(InputError, match="shards missing"):
-        open_shards(tmp_path / "killed")
-
-    options = EmbeddingOptions(rows="residue", batch_tokens=50)
-    undisturbed, rerun = embed(options, "undisturbed"), embed(options, "killed")
-    assert bytes_of(rerun.directory) == bytes_of(undisturbed.directory)

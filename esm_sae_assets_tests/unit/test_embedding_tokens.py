@@ -43,7 +43,15 @@ def test_lower_case_is_upper_case(vocabulary):
 
 @pytest.mark.parametrize(
     ("sequence", "message"),
-    [("", "empty"), ("MK-L", "'-' at residue 3"), ("MK L", "' ' at"), ("Mé", "'é' at residue 2")],
+    [
+        ("", "^empty; remove it or add its residues"),
+        ("MK-L", "'-' at residue 3 is a gap; remove"),
+        ("MK.L", "'.' at residue 3 is a gap; remove"),
+        ("MKL*", r"'\*' at residue 4 is a stop; end the sequence before it"),
+        ("MK L", "' ' at residue 3 is not a residue letter"),
+        ("Mé", "'é' at residue 2 is not"),
+        ("M\u0130", "at residue 2 is not"),
+    ],
 )
 def test_what_is_not_a_residue_is_an_error(vocabulary, sequence, message):
     with pytest.raises(InputError, match=message):

@@ -6,8 +6,9 @@ import torch
 from safetensors.torch import save_file
 
 from esm_sae.embedding import load_encoder, register_encoder
+from esm_sae.embedding.encoders import _from_hub
 from esm_sae.embedding.esmc import load_esmc
-from esm_sae.embedding.weights import hash_of
+from esm_sae.embedding.weights import fetch_weights, hash_of
 from esm_sae.errors import InputError
 
 
@@ -99,29 +100,64 @@ def test_missing_files_and_folders_are_named(tmp_path):
         load(weights=tmp_path)
 
 
-def test_without_the_hub_the_message_says_how_to_get_the_weights(monkeypatch):
+REPOSITORIES = ("one/model", "other/model")
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """Register an encoder of the hub's weights; return a function that says what the hub does."""
+
+    def build(weights, device):
+        hub = (REPOSITORIES, "data/w.pth")
+        return load_esmc(32, 2, 2, weights=weights, hub=hub, device=device)
+
+    register_encoder("hub", build)
+    return functools.partial(monkeypatch.setattr, huggingface_hub, "hf_hub_download")
+
+
+def test_without_the_hub_the_message_says_how_to_get_the_weights(hub):
+    asked = []
+
     def offline(repository, file):
-        assert (repository, file) == ("a/b", "data/w.pth")
+        asked.append((repository, file))
+        raise huggingface_hub.errors.LocalEntryNotFoundError("offline")
+
+    hub(offline)
+    with pytest.raises(InputError) as caught:
+        load_encoder("hub", device="cpu")
+    assert asked == [(repository, "data/w.pth") for repository in REPOSITORIES]
+    for part in (*REPOSITORIES, "data/w.pth", "--weights PATH", "HF_ENDPOINT", "HF_HOME"):
+        assert part in str(caught.value)
+
+
+def test_weights_of_the_hub_are_loaded_from_where_it_keeps_them(hub, tmp_path, tensors):
+    torch.save(tensors, tmp_path / "w.pth")
+    hub(lambda *_: str(tmp_path / "w.pth"))
+    assert load_encoder("hub", device="cpu").weights_sha256 == hash_of(tensors)
+
+
+def test_where_one_repository_has_nothing_the_other_is_asked(hub, tmp_path, tensors):
+    torch.save(tensors, tmp_path / "w.pth")
+
+    def gone(repository, _):
+        if repository == REPOSITORIES[0]:
+            raise OSError("404")
+        return str(tmp_path / "w.pth")
+
+    hub(gone)
+    assert load_encoder("hub", device="cpu").weights_sha256 == hash_of(tensors)
+
+
+@pytest.mark.parametrize("name", ["esmc_300m", "esmc_600m"])
+def test_both_publishers_of_the_models_are_asked(monkeypatch, name):
+    asked = []
+
+    def offline(repository, file):
+        asked.append(repository)
         raise huggingface_hub.errors.LocalEntryNotFoundError("offline")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
-    register_encoder(
-        "hub",
-        lambda weights, device: load_esmc(
-            32, 2, 2, weights=weights, hub=("a/b", "data/w.pth"), device=device
-        ),
-    )
-    with pytest.raises(InputError, match=r"fetch w.pth of huggingface.co/a/b .* --weights PATH"):
-        load_encoder("hub", device="cpu")
-
-
-def test_weights_of_the_hub_are_loaded_from_where_it_keeps_them(tmp_path, tensors, monkeypatch):
-    torch.save(tensors, tmp_path / "w.pth")
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *_: str(tmp_path / "w.pth"))
-    register_encoder(
-        "hub",
-        lambda weights, device: load_esmc(
-            32, 2, 2, weights=weights, hub=("a/b", "data/w.pth"), device=device
-        ),
-    )
-    assert load_encoder("hub", device="cpu").weights_sha256 == hash_of(tensors)
+    size = name.removeprefix("esmc_")
+    with pytest.raises(InputError, match=f"esmc_{size}_2024_12_v0.pth"):
+        fetch_weights(*_from_hub(name.replace("_", "-")))
+    assert asked == [f"{owner}/esmc-{size}-2024-12" for owner in ("EvolutionaryScale", "biohub")]

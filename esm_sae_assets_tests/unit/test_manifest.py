@@ -410,3 +410,63 @@ def test_a_folder_in_place_of_a_file_is_named(tmp_path):
             build=Builder().files,
         )
     assert names_in(tmp_path) == ["a.txt"]
+
+
+def make_resumable(folder, build, seed=1):
+    return produce_files(
+        [folder / "x.txt", folder / "x.parquet"],
+        manifest=folder / "x.txt.manifest.json",
+        kind="test",
+        determinants={"seed": seed},
+        build=build,
+        resumable=True,
+    )
+
+
+def stop(error):
+    """Return a build that writes one file and one of its own, then stops."""
+
+    def build(paths):
+        paths[0].write_text("kept")
+        (paths[0].parent / "own.json").write_text("{}")
+        (paths[0].parent / ".x.txt.0123456789ab.partial").write_text("unfinished")
+        raise error
+
+    return build
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError(), OSError()])
+def test_files_are_gone_on_with_after_a_stop(tmp_path, error):
+    with pytest.raises(type(error)):
+        make_resumable(tmp_path, stop(error))
+    found = []
+
+    def build(paths):
+        found.extend(names_in(paths[0].parent))
+        paths[1].write_text("new")
+        return {}
+
+    product = make_resumable(tmp_path, build)
+    assert found == ["own.json", "x.txt"]
+    assert sorted(product.manifest.files) == ["x.parquet", "x.txt"]
+    assert names_in(tmp_path) == ["x.parquet", "x.txt", "x.txt.manifest.json"]
+    assert (tmp_path / "x.txt").read_text() == "kept"
+
+
+def test_input_of_no_use_leaves_no_work_behind(tmp_path):
+    with pytest.raises(InputError):
+        make_resumable(tmp_path, stop(InputError("no use")))
+    assert names_in(tmp_path) == []
+
+
+def test_work_of_another_fingerprint_is_removed(tmp_path):
+    with pytest.raises(RuntimeError):
+        make_resumable(tmp_path, stop(RuntimeError()))
+    builder = Builder()
+    make_resumable(tmp_path, builder.files, seed=2)
+    assert names_in(tmp_path) == ["x.parquet", "x.txt", "x.txt.manifest.json"]
+    assert make_resumable(tmp_path, builder.files, seed=2).unchanged
+    with pytest.raises(RuntimeError):
+        make_resumable(tmp_path, stop(RuntimeError()))
+    assert make_resumable(tmp_path, builder.files, seed=2).unchanged
+    assert names_in(tmp_path) == ["x.parquet", "x.txt", "x.txt.manifest.json"]
