@@ -1,19 +1,27 @@
-"""ESM-C through the esm package's own class, driven only as far as the wanted layer."""
+"""ESM-C: the esm package's own class and weights, run only as far as the wanted layer."""
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
+from esm.layers.rotary import RotaryEmbedding
 from esm.models.esmc import ESMC
 from esm.tokenization import EsmSequenceTokenizer
+from torch.nn import functional
 
 from esm_sae import storage
+from esm_sae.embedding.esmc_forward import Block, pack, run_blocks, take_blocks, take_norm, unpack
 from esm_sae.embedding.random_weights import UNTRAINED, random_weights
 from esm_sae.embedding.tokens import Vocabulary
 from esm_sae.embedding.weights import fetch_weights, hash_of, load_strictly, read_weights
 
 
 class ESMCBackbone:
-    """An ``ESMC`` model behind the interface of ``encoders.Backbone``."""
+    """An ``ESMC`` model behind the interface of ``encoders.Backbone``.
+
+    The first batch settles the precision: under autocast to bfloat16 the weights of the blocks'
+    linear layers are converted to it, once, and so take half the memory.
+    """
 
     def __init__(self, model: ESMC, *, weights_sha256: str, note: str) -> None:
         self.width = model.embed.embedding_dim
@@ -22,21 +30,39 @@ class ESMCBackbone:
         self.weights_sha256 = weights_sha256
         self.vocabulary = vocabulary_of(model.tokenizer)
         self.model = model
+        self._rotary = cast(Any, model.transformer.blocks[0]).attn.rotary
+        self._held: tuple[torch.dtype, list[Block]] | None = None
 
     def states(self, tokens: torch.Tensor, *, layer: int, padded: bool) -> torch.Tensor:
-        """Return the states of a layer, (B, T, D), for token ids (B, T).
+        """Return the states of a layer, (B, T, D) float32, for token ids (B, T).
 
-        ``ESMC.forward`` stacks the states of all layers and runs the sequence head; this runs
-        the same modules and stops at the layer.
+        ``ESMC.forward`` computes PAD too, stacks the states of all layers and runs the sequence
+        head. States of PAD are zero here.
         """
-        # PAD attends to PAD only, as in ESMC.forward. Without PAD no mask is needed, and
-        # attention without a mask is faster.
-        mask = tokens != self.vocabulary.pad if padded else None
-        states = self.model.embed(tokens)
-        for block in self.model.transformer.blocks[:layer]:
-            # Frames and chains belong to the geometric attention, which ESM-C has not.
-            states = block(states, mask, None, None, None)
-        return self.model.transformer.norm(states) if layer == self.blocks else states
+        device = tokens.device.type
+        blocks = self._blocks_in(_precision(device))
+        count, width = tokens.shape
+        lengths = [width] * count
+        if padded:
+            lengths = (tokens != self.vocabulary.pad).sum(dim=1).tolist()
+        packing = pack(lengths, width, self._rotary.inv_freq)
+        ids = tokens.new_full((len(packing.cos),), self.vocabulary.pad)
+        ids[: len(packing.places)] = tokens.flatten()[packing.places]
+        # The forward pass says itself what is computed in which precision.
+        with torch.autocast(device, enabled=False):
+            states = functional.embedding(ids, self.model.embed.weight)
+            run_blocks(states, blocks[:layer], packing)
+            if layer == self.blocks:
+                states = take_norm(self.model.transformer.norm)(states)
+        return unpack(states, packing, (count, width))
+
+    def _blocks_in(self, dtype: torch.dtype) -> list[Block]:
+        if self._held is None:
+            self._held = dtype, take_blocks(self.model.transformer.blocks, dtype)
+        held, blocks = self._held
+        if held != dtype:
+            raise RuntimeError(f"the weights are held in {held} by now; load them anew")
+        return blocks
 
 
 def load_esmc(
@@ -45,7 +71,7 @@ def load_esmc(
     blocks: int,
     *,
     weights: storage.PathLike | None,
-    hub: tuple[str, str] | None,
+    hub: tuple[Sequence[str], str] | None,
     device: torch.device,
 ) -> ESMCBackbone:
     """Build an ESM-C and load its weights, every tensor of them and no other.
@@ -55,13 +81,16 @@ def load_esmc(
         heads: attention heads.
         blocks: B, transformer blocks.
         weights: path of a ``.pth`` or ``.safetensors`` file; None takes the hub's.
-        hub: repository and file on the model hub; None means seeded random weights.
+        hub: repositories, tried in turn, and file on the model hub; None means seeded random
+            weights.
         device: where the model goes.
 
     Raises:
         InputError: the weights are not to be had or do not fit.
     """
-    model = ESMC(width, heads, blocks, EsmSequenceTokenizer(), use_flash_attn=False)
+    # Without memory: the weights that are read take their places.
+    with torch.device("meta"):
+        model = ESMC(width, heads, blocks, EsmSequenceTokenizer(), use_flash_attn=False)
     note, source = "", weights
     if source is None and hub is not None:
         source = fetch_weights(*hub)
@@ -71,6 +100,9 @@ def load_esmc(
     else:
         tensors = read_weights(source)
     load_strictly(model, tensors, source or "random weights")
+    for module in model.modules():
+        if isinstance(module, RotaryEmbedding):
+            module.reset_parameters()
     return ESMCBackbone(model.to(device).eval(), weights_sha256=hash_of(tensors), note=note)
 
 
@@ -79,3 +111,10 @@ def vocabulary_of(tokenizer: EsmSequenceTokenizer) -> Vocabulary:
     ids = cast(dict[str, int], cast(Any, tokenizer).get_vocab())
     letters = {token: number for token, number in ids.items() if len(token) == 1}
     return Vocabulary(letters, bos=ids["<cls>"], eos=ids["<eos>"], pad=ids["<pad>"])
+
+
+def _precision(device: str) -> torch.dtype:
+    """Return the type that autocast is on for, float32 where it is off."""
+    if torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return torch.float32
