@@ -1,112 +1,140 @@
-"""Converting the .pt files of the original scripts to plain .npy matrices."""
+"""The matrices of .pt files, such as the original scripts saved embeddings in."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from esm_sae import storage
 from esm_sae.errors import InputError
-from esm_sae.formats.manifest import Product, identity_of, produce_files
-from esm_sae.progress import progress
+from esm_sae.formats.shards import natural_order
 
-_ALGORITHM = "pt to npy 1"
-_MANIFEST = "pt_to_npy.manifest.json"
-_KEYS = {"embeddings", "start_idx", "end_idx"}
+if TYPE_CHECKING:
+    import torch
+
+    from esm_sae.embedding.torch_files import StoredMatrix
+
+_EMBEDDINGS, _START, _END = "embeddings", "start_idx", "end_idx"
+_CHUNK_BYTES = 1 << 24
 
 
 @dataclass(frozen=True)
-class ConversionReport:
-    """Matrices that were made or found.
+class PtFile:
+    """A .pt file that holds a matrix, which is read when it is asked for.
 
     Attributes:
-        product: the first matrix and the manifest of all.
-        files: number of matrices.
-        rows: rows of all.
+        path: the file.
+        rows: N, the number of rows.
+        width: D, the width of a row.
+        dtype: type of the rows as they are read: float32 or float16.
+        start: number of the first row among those of all files, as the file says; None where it
+            says nothing.
+        end: likewise the number behind the last row.
     """
 
-    product: Product
-    files: int
+    path: Path
     rows: int
+    width: int
+    dtype: np.dtype
+    start: int | None
+    end: int | None
+
+    @property
+    def rows_per_chunk(self) -> int:
+        """Rows that take 16 MiB of float32, so that memory stays flat."""
+        return max(1, _CHUNK_BYTES // (4 * self.width))
+
+    def chunks(self) -> list[tuple[int, int]]:
+        """Return the first and past-the-last row of each chunk."""
+        firsts = range(0, self.rows, self.rows_per_chunk)
+        return [(first, min(first + self.rows_per_chunk, self.rows)) for first in firsts]
+
+    def read(self, bounds: Iterable[tuple[int, int]]) -> Iterator[np.ndarray]:
+        """Yield the rows of each run from its first to before its end, (end - first, D).
+
+        Raises:
+            InputError: the file is another than when it was opened.
+        """
+        matrix, _ = _content_of(self.path)
+        if (matrix.shape, matrix.dtype) != ((self.rows, self.width), self.dtype):
+            raise InputError(f"{self.path}: changed while it was read; run it again")
+        for first, end in bounds:
+            yield matrix.read(first, end)
 
 
-def convert_pt(input_dir: storage.PathLike, output_dir: storage.PathLike) -> ConversionReport:
-    """Convert every ``.pt`` file of a folder to a plain ``.npy`` matrix of the same name.
+def open_pt_folder(folder: storage.PathLike) -> list[PtFile]:
+    """Open the ``.pt`` files of a folder, in the order of their numbers, else of their names.
 
-    A file holds a tensor (N, D), or a dictionary with such a tensor under ``embeddings`` beside
-    ``start_idx`` and ``end_idx``. float16 stays float16; float32 and bfloat16 become float32.
-    Either all files are converted or none is.
-
-    Raises:
-        InputError: there is no ``.pt`` file, or one holds anything else; it is named.
-    """
-    sources = storage.list_files(input_dir, "*.pt")
-    if not sources:
-        raise InputError(f"{input_dir}: holds no .pt files")
-    folder = Path(output_dir)
-
-    def build(targets: list[Path]) -> dict[str, Any]:
-        rows = 0
-        with progress(len(sources), unit="files", description="converting") as shown:
-            for source, target in zip(sources, targets, strict=True):
-                matrix = read_pt(source)
-                with target.open("wb") as file:
-                    np.save(file, matrix, allow_pickle=False)
-                rows += len(matrix)
-                shown.update(1)
-        return {"files": len(sources), "rows": rows}
-
-    product = produce_files(
-        [folder / f"{source.stem}.npy" for source in sources],
-        manifest=folder / _MANIFEST,
-        kind="pt_to_npy",
-        determinants={
-            "files": {source.name: identity_of(source) for source in sources},
-            "algorithm": _ALGORITHM,
-        },
-        build=build,
-    )
-    summary = product.manifest.summary
-    return ConversionReport(product, summary["files"], summary["rows"])
-
-
-def read_pt(path: Path) -> np.ndarray:
-    """Read the matrix of a ``.pt`` file, (N, D), float32 or float16.
+    They are ordered by ``start_idx`` where all have one, else by ``end_idx``, else by name, where
+    ``x_2.pt`` comes before ``x_10.pt``.
 
     Raises:
-        InputError: the file holds anything else.
+        InputError: there are none, or as ``open_pt``.
     """
+    paths = sorted(storage.list_files(folder, "*.pt"), key=natural_order)
+    if not paths:
+        raise InputError(f"{folder}: holds no .pt files")
+    files = [open_pt(path) for path in paths]
+    for name in ("start", "end"):
+        numbers = {file.path: getattr(file, name) for file in files}
+        if None not in numbers.values():
+            return sorted(files, key=lambda file: numbers[file.path])
+    return files
+
+
+def open_pt(path: Path) -> PtFile:
+    """Open a ``.pt`` file that holds a matrix.
+
+    It holds a tensor (N, D), float32, float16 or bfloat16, or a dictionary with such a tensor
+    under ``embeddings`` and, beside it, the numbers ``start_idx`` and ``end_idx`` or neither.
+
+    Raises:
+        InputError: it holds anything else, or cannot be read.
+    """
+    matrix, numbers = _content_of(path)
+    rows, width = matrix.shape
+    return PtFile(path, rows, width, matrix.dtype, numbers.get(_START), numbers.get(_END))
+
+
+def _content_of(path: Path) -> tuple["StoredMatrix", dict[str, int]]:
+    from esm_sae.embedding.torch_files import StoredMatrix, outline_of
+
+    content = outline_of(path)
+    numbers: dict[str, Any] = {}
+    if isinstance(content, dict) and _EMBEDDINGS in content:
+        if content.keys() - {_EMBEDDINGS, _START, _END}:
+            raise _unexpected(path, content)
+        numbers = {name: content[name] for name in (_START, _END) if name in content}
+        content = content[_EMBEDDINGS]
+    matrix = StoredMatrix(path, _tensor_of_rows(path, content))
+    for name, number in numbers.items():
+        if type(number) is not int or number < 0:
+            held = number if type(number) is int else f"a {type(number).__name__}"
+            raise InputError(f"{path}: {name} is {held}, expected a number from 0")
+    return matrix, numbers
+
+
+def _tensor_of_rows(path: Path, content: object) -> "torch.Tensor":
     import torch
 
-    from esm_sae.embedding.torch_files import read_torch_file
-
-    content = read_torch_file(path)
-    if isinstance(content, dict) and "embeddings" in content and set(content) <= _KEYS:
-        content = content["embeddings"]
     if not isinstance(content, torch.Tensor):
-        raise InputError(
-            f"{path}: holds {_describe(content)}, expected a tensor or a dictionary of "
-            "embeddings, start_idx and end_idx"
-        )
-    if (
-        content.ndim != 2
-        or 0 in content.shape
-        or content.layout != torch.strided
-        or content.is_meta
-    ):
+        raise _unexpected(path, content)
+    if content.ndim != 2 or 0 in content.shape or content.layout != torch.strided:
         raise InputError(f"{path}: holds a tensor of shape {tuple(content.shape)}, expected (N, D)")
     if content.dtype not in (torch.float32, torch.float16, torch.bfloat16):
         raise InputError(f"{path}: holds {content.dtype}, expected float32, float16 or bfloat16")
-    if content.dtype == torch.bfloat16:
-        content = content.float()
-    if not torch.isfinite(content).all():
-        raise InputError(f"{path}: holds values that are not finite; embed its sequences again")
-    return np.ascontiguousarray(content.detach().numpy())
+    return content
 
 
-def _describe(content: object) -> str:
+def _unexpected(path: Path, content: object) -> InputError:
     if isinstance(content, dict):
         keys = ", ".join(sorted(map(str, content))[:5])
-        return f"a dictionary with the keys {keys or 'none'}"
-    return f"a {type(content).__name__}"
+        held = f"a dictionary with the keys {keys or 'none'}"
+    else:
+        held = f"a {type(content).__name__}"
+    return InputError(
+        f"{path}: holds {held}, expected a tensor or a dictionary of embeddings, start_idx and "
+        "end_idx"
+    )
