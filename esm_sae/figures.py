@@ -22,6 +22,12 @@ def new_figure(width: float = 6.4, height: float = 3.6) -> "tuple[Figure, Axes]"
     return figure, axes
 
 
+def shortened(name: str) -> str:
+    """Return a foreign name as a label: at most 32 characters, and no formula."""
+    text = name if len(name) <= 32 else f"{name[:31]}…"
+    return text.replace("$", r"\$")
+
+
 def png_bytes(figure: "Figure") -> bytes:
     """Render a figure as PNG, with nothing of the clock or the library's version in it."""
     buffer = io.BytesIO()

@@ -7,12 +7,15 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from esm_sae.errors import InputError
 from esm_sae.formats.manifest import Product
+
+if TYPE_CHECKING:
+    import torch
 
 Metadata = dict[str, Any]
 
@@ -52,6 +55,7 @@ def result(
     *,
     rows: int | None = None,
     table: Path | None = None,
+    checks: Sequence[dg.AssetCheckResult] = (),
     **looked_at: Any,
 ) -> dg.MaterializeResult:
     """Describe an output to Dagster: its data version and what there is to see of it.
@@ -63,6 +67,7 @@ def result(
         clock: started with the step.
         rows: number of rows, of what the asset's description calls a row.
         table: a parquet table that shows its columns, and its rows where ``rows`` is not given.
+        checks: what a second look at the output found.
         looked_at: plots and figures of the asset's own.
     """
     summary = {name: _value(value) for name, value in _flattened(product.manifest.summary).items()}
@@ -74,6 +79,7 @@ def result(
         shape["dagster/row_count"] = rows
     return dg.MaterializeResult(
         data_version=dg.DataVersion(product.manifest.data_version),
+        check_results=checks,
         metadata=looked_at | summary | shape | _bookkeeping(product, clock),
     )
 
@@ -95,6 +101,15 @@ def _bookkeeping(product: Product, clock: Clock) -> Metadata:
 def peak_memory_bytes() -> int:
     """Return the most memory this process has held so far, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _BYTES_PER_MAXRSS
+
+
+def peak_device_memory(device: "torch.device") -> Metadata:
+    """Return the most memory torch has held on a GPU so far; nothing on another device."""
+    if device.type != "cuda":
+        return {}
+    import torch
+
+    return {"peak_device_memory_bytes": torch.cuda.max_memory_allocated(device)}
 
 
 def plot(source: Path | bytes, title: str = "") -> dg.MarkdownMetadataValue:

@@ -70,10 +70,15 @@ class EmbeddingSettings(_Section):
     """Path of the encoder's weights; empty: bundled, or from the hub."""
     layer: int = -1
     """Layer, 0 to the number of blocks; -1 is the last, after the final norm."""
-    rows: Literal["mean", "residue"] = "mean"
-    """Whether a row is a protein (mean over its residues) or a residue."""
+    pooling: Literal["mean", "max", "last", "bos", "residue"] = "mean"
+    """What a row is: a protein (the mean or the maximum over its residues, its last residue, or
+    its BOS token), or a residue."""
     residues_per_protein: int | None = Field(default=None, ge=1)
     """With residue rows: how many residues of a protein are kept, drawn at random."""
+    max_length: int | None = Field(default=None, ge=1)
+    """Most residues of a protein that the encoder gets at once; none: all."""
+    long_sequences: Literal["truncate", "window", "skip"] = "truncate"
+    """What becomes of longer proteins: cut off, embedded in overlapping windows, or left out."""
     sequences_per_shard: int = Field(default=16_384, ge=1)
     """Most sequences in a shard."""
     dtype: Literal["float32", "float16"] = "float32"
@@ -82,8 +87,13 @@ class EmbeddingSettings(_Section):
     """Device of the encoder, such as cpu or cuda; empty: a GPU where there is one."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the forward pass; auto is bfloat16 on a GPU, else float32."""
-    batch_tokens: int = Field(default=4096, ge=1)
-    """Tokens in a batch, padding included."""
+    batch_tokens: int | None = Field(default=None, ge=1)
+    """Most tokens in a batch, padding included; none: what suits the device."""
+
+    @property
+    def device_kind(self) -> str:
+        """The device without its number, which does not change the rows; its kind does."""
+        return self.device.partition(":")[0]
 
 
 class SAESettings(_Section):

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from esm_sae.figures import BLUE, GREY, new_figure, png_bytes
+from esm_sae.figures import BLUE, GREY, new_figure, png_bytes, shortened
 
 
 def sample_figure(summary: Mapping[str, Any]) -> bytes:
@@ -46,12 +46,6 @@ def _draw_taxa(axes: Any, summary: Mapping[str, Any]) -> None:
     rows = summary["top_taxa"][::-1]
     places = range(len(rows))
     axes.barh(places, [row["records"] for row in rows], color=BLUE)
-    axes.set_yticks(places, [_shortened(row["taxon"]) for row in rows], fontsize=8)
+    axes.set_yticks(places, [shortened(row["taxon"]) for row in rows], fontsize=8)
     axes.set_xlabel("sampled proteins")
     axes.set_title(f"commonest of {summary['taxa']:,} taxa", fontsize=10)
-
-
-def _shortened(name: str) -> str:
-    # A name is foreign text: "$" would start a formula.
-    text = name if len(name) <= 32 else f"{name[:31]}…"
-    return text.replace("$", r"\$")

@@ -91,12 +91,13 @@ def cluster_assets(settings: Settings) -> list[dg.AssetsDefinition]:
         deps=[sampled_sequences],
         pool=GPU_POOL,
         op_tags=GPU_OP_TAGS,
-        code_version=code_version(1, what_a_row_is),
+        code_version=code_version(2, what_a_row_is, settings.embedding.device_kind),
     )
     def embedded_clusters(data: DataRoot, encoder: EncoderResource) -> dg.MaterializeResult:
-        """The taxa's sampled proteins with their mean embeddings.
+        """The taxa's sampled proteins with their embeddings, pooled as the training rows are.
 
-        Where the training rows are residues, those of these proteins are kept beside the JSON.
+        Where those are residues, the proteins have their means, and all of their residues are
+        kept beside the JSON.
         """
         with metadata.materializing() as clock:
             product = embedding.embed_clusters(
@@ -116,7 +117,7 @@ def cluster_assets(settings: Settings) -> list[dg.AssetsDefinition]:
         code_version=code_version(1, density, settings.seed),
     )
     def embedding_clusters(config: DensityConfig, data: DataRoot) -> dg.MaterializeResult:
-        """Density clusters (HDBSCAN) of the training sample's mean embeddings.
+        """Density clusters (HDBSCAN) of the training sample's embeddings, one per protein.
 
         One row is one protein; cluster -1 is noise.
         """

@@ -1,17 +1,24 @@
 """Embeddings: the training sample through ESM-C, in shards."""
 
+from typing import Any
+
 import dagster as dg
 
 from esm_sae import embedding
-from esm_sae.formats.shards import open_shards, parse_shard_key, publish_manifest
+from esm_sae.embedding.figures import lengths_figure, map_figure
+from esm_sae.embedding.verification import verify_shard, verify_shards
+from esm_sae.formats.shards import parse_shard_key, provenance_of, publish_manifest
 from esm_sae_assets import metadata
 from esm_sae_assets.assets import OWNERS
+from esm_sae_assets.checks import look_again
 from esm_sae_assets.op_tags import GPU_OP_TAGS, GPU_POOL
 from esm_sae_assets.partitions import FROM_ALL, shard_partitions
 from esm_sae_assets.resources import DataRoot, EncoderResource
 from esm_sae_assets.settings import Settings, code_version
 
 GROUP = "embeddings"
+
+_SOUND, _COMPLETE = "rows_are_sound", "shards_are_complete"
 
 
 def embedding_assets(settings: Settings) -> list[dg.AssetsDefinition]:
@@ -30,8 +37,21 @@ def embedding_assets(settings: Settings) -> list[dg.AssetsDefinition]:
         deps=[chosen.sample],
         pool=GPU_POOL,
         op_tags=GPU_OP_TAGS,
+        check_specs=[
+            dg.AssetCheckSpec(
+                _SOUND,
+                asset="embedding_shards",
+                description="Of the latest shard: its shape and number format are as recorded, "
+                "every row is named in the table, all values are finite, no row is zero, and "
+                "every norm is within 1,000 times the median.",
+            )
+        ],
         code_version=code_version(
-            1, chosen.model_dump(exclude={"device"}), settings.shard_count, settings.seed
+            2,
+            chosen.model_dump(exclude={"device"}),
+            chosen.device_kind,
+            settings.shard_count,
+            settings.seed,
         ),
     )
     def embedding_shards(
@@ -42,25 +62,32 @@ def embedding_assets(settings: Settings) -> list[dg.AssetsDefinition]:
     ) -> dg.MaterializeResult:
         """ESM-C embeddings of a contiguous run of the training sample.
 
-        A row is a protein (mean over its residues) or a residue, as the settings say; the table
-        beside the matrix names each.
+        A row is a protein (pooled as the settings say, by default its residues' mean) or a
+        residue; the table beside the matrix names each.
         """
         with metadata.materializing() as clock:
             shard, count = parse_shard_key(context.partition_key)
+            model = encoder.load()
             embedded = embedding.embed_shard(
                 data.sample(chosen.sample),
                 data.shards,
                 shard=shard,
                 count=count,
-                encoder=encoder.load(),
+                encoder=model,
                 options=embedding_options(settings, config.seed),
             )
-            rate = embedded.residues / embedded.seconds if embedded.seconds else 0.0
+            product = embedded.product
             return metadata.result(
-                embedded.product,
+                product,
                 clock,
-                rows=embedded.product.manifest.summary["rows"],
-                residues_per_second=round(rate),
+                rows=product.manifest.summary["rows"],
+                checks=[
+                    look_again(_SOUND, lambda: verify_shard(product), shard=context.partition_key)
+                ],
+                map=metadata.plot(map_figure(product), "proteins by taxon"),
+                lengths=metadata.plot(lengths_figure(product), "lengths"),
+                **_speed(embedded),
+                **metadata.peak_device_memory(model.device),
                 seed=config.seed,
             )
 
@@ -69,6 +96,14 @@ def embedding_assets(settings: Settings) -> list[dg.AssetsDefinition]:
         owners=OWNERS,
         kinds={"json"},
         deps=[dg.AssetDep(embedding_shards, partition_mapping=FROM_ALL)],
+        check_specs=[
+            dg.AssetCheckSpec(
+                _COMPLETE,
+                asset="embedding_manifest",
+                description="All shards are there and of one origin, every row is named in a "
+                "table, and the proteins add up.",
+            )
+        ],
         code_version=code_version(1, settings.shard_count),
     )
     def embedding_manifest(data: DataRoot) -> dg.MaterializeResult:
@@ -78,10 +113,15 @@ def embedding_assets(settings: Settings) -> list[dg.AssetsDefinition]:
         100 upstream partitions.
         """
         with metadata.materializing() as clock:
-            product = publish_manifest(data.shards, count=settings.shard_count)
-            shards = open_shards(data.shards)
+            count = settings.shard_count
+            product = publish_manifest(data.shards, count=count)
+            provenance = provenance_of(product.manifest.determinants)
             return metadata.result(
-                product, clock, rows=shards.rows, rows_are=shards.provenance.describe()
+                product,
+                clock,
+                rows=product.manifest.summary["rows"],
+                checks=[look_again(_COMPLETE, lambda: verify_shards(product, count=count))],
+                rows_are=provenance.describe(),
             )
 
     return [embedding_shards, embedding_manifest]
@@ -91,11 +131,24 @@ def embedding_options(settings: Settings, seed: int) -> "embedding.EmbeddingOpti
     """Return the options that the shards and the taxa's samples share."""
     chosen = settings.embedding
     return embedding.EmbeddingOptions(
-        rows=chosen.rows,
-        # A profile's value stays when rows are set to means: the environment cannot unset it.
-        residues_per_protein=chosen.residues_per_protein if chosen.rows == "residue" else None,
+        pooling=chosen.pooling,
+        # A profile's value stays when rows are proteins: the environment cannot unset it.
+        residues_per_protein=chosen.residues_per_protein if chosen.pooling == "residue" else None,
         layer=chosen.layer,
         dtype=chosen.dtype,
         batch_tokens=chosen.batch_tokens,
+        max_length=chosen.max_length,
+        long_sequences=chosen.long_sequences,
         seed=seed,
     )
+
+
+def _speed(embedded: "embedding.ShardResult") -> dict[str, Any]:
+    """Return the rate of what this run computed; nothing where the shard was there."""
+    if not embedded.batches:
+        return {}
+    return {
+        "residues_per_second": round(embedded.residues / embedded.seconds),
+        "batches": embedded.batches,
+        "resumed_share": embedded.resumed,
+    }

@@ -6,10 +6,14 @@ from esm_sae_assets.settings import load_settings
 
 
 def small_settings(source, root, **overrides):
-    """The demo's graph, small enough for a test."""
+    """The demo's graph, small enough for a test, on an encoder of which results must warn."""
     sections = {
         "samples": {"small_size": 200},
-        "embedding": {"sequences_per_shard": 100, "residues_per_protein": 4},
+        "embedding": {
+            "encoder": "esmc_demo_untrained",
+            "sequences_per_shard": 100,
+            "residues_per_protein": 4,
+        },
         "sae": {"latent_dim": 64, "ks": [4, 8], "num_epochs": 2, "batch_size": 64},
         "clusters": {"taxon_min_size": 1, "per_taxon": 2, "min_cluster_size": 3},
     }

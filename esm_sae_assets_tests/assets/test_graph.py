@@ -66,7 +66,7 @@ def test_the_parts_fit_one_another(small_graph):
     assert dense.shape == (32, 64)
     assert (np.count_nonzero(dense, axis=1) <= 4).all()
     assert sae.config.data_fingerprint == shards.fingerprint
-    assert sae.config.encoder == "esmc_demo"
+    assert sae.config.encoder == "esmc_demo_untrained"
     summary = pl.read_parquet(settings.root / "analysis/L64_k4/feature_summary.parquet")
     assert summary["latent"].to_list() == list(range(64))
     sample = pl.read_parquet(settings.root / "uniref50_1M_sample.index.parquet")

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from esm_sae_assets.definitions import build_defs
-from esm_sae_assets.settings import load_settings
+from esm_sae_assets.settings import load_settings, profile_names
 
 GROUPS = {
     "sequences": {"uniref50_fasta", "uniref50_10M_sample", "uniref50_1M_sample"},
@@ -32,7 +32,7 @@ ON_GPU = {
 }
 
 
-@pytest.fixture(scope="module", params=["demo", "uniref50"])
+@pytest.fixture(scope="module", params=profile_names())
 def profile(request):
     return load_settings({}, profile=request.param)
 
@@ -91,6 +91,17 @@ def test_gpu_steps_have_the_pool_and_the_op_tags(graph):
         assert ("dagster-k8s/config" in tags) == (name in ON_GPU)
         assert ("dagster-ray/config" in tags) == (name in ON_GPU)
     assert graph.get(dg.AssetKey("embedding_clusters")).pools == {"memory"}
+
+
+def test_the_embeddings_have_checks_that_inform(graph):
+    checks = {key.to_user_string(): graph.get(key) for key in graph.asset_check_keys}
+    assert checks.keys() == {
+        "embedding_shards:rows_are_sound",
+        "embedding_manifest:shards_are_complete",
+    }
+    for node in checks.values():
+        assert node.description
+        assert not node.blocking
 
 
 def test_every_asset_says_what_it_is(graph):
@@ -158,15 +169,29 @@ def test_a_changed_setting_changes_the_code_version_of_what_reads_it():
     base = _code_versions()
     changes = {
         "sae": ({"learning_rate": 1e-2}, {"sae_checkpoint"}),
-        "embedding": ({"layer": 1}, {"embedding_shards", "embedded_clusters"}),
         "clusters": ({"min_cluster_size": 7}, {"embedding_clusters"}),
         "samples": ({"small_max_length": 200}, {"uniref50_1M_sample", "sampled_sequences"}),
     }
     for section, (change, expected) in changes.items():
         changed = _code_versions(**{section: change})
         assert {name for name in base if base[name] != changed[name]} == expected
-    changed = _code_versions(embedding={"residues_per_protein": 7})
-    assert {name for name in base if base[name] != changed[name]} == {"embedding_shards"}
+    for change in (
+        {"layer": 1},
+        {"pooling": "max"},
+        {"max_length": 1_000},
+        {"long_sequences": "window"},
+        {"batch_tokens": 512},
+        {"device": "cpu"},
+    ):
+        changed = _code_versions(embedding=change)
+        expected = {"embedding_shards", "embedded_clusters"}
+        assert {name for name in base if base[name] != changed[name]} == expected
+    for change in ({"residues_per_protein": 7}, {"dtype": "float16"}):
+        changed = _code_versions(embedding=change)
+        assert {name for name in base if base[name] != changed[name]} == {"embedding_shards"}
+    assert _code_versions(embedding={"device": "cuda:0"}) == _code_versions(
+        embedding={"device": "cuda:1"}
+    )
     for change in (
         {"large_size": 5_000},
         {"letters": "ACDEFGHIKLMNPQRSTVWY"},

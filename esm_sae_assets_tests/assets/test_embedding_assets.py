@@ -1,0 +1,151 @@
+"""What the embeddings show: figures, pictures, progress, and checks."""
+
+import importlib.resources
+import re
+import shutil
+from typing import NamedTuple
+
+import dagster as dg
+import pytest
+import yaml
+
+from esm_sae import progress
+from esm_sae.errors import InputError
+from esm_sae_assets import metadata
+from esm_sae_assets.checks import look_again
+from esm_sae_assets.definitions import build_defs
+
+SHARDS, MANIFEST = dg.AssetKey("embedding_shards"), dg.AssetKey("embedding_manifest")
+SHARD = "0001-of-0002"
+
+
+@pytest.fixture
+def instance():
+    """An instance that logs as the template that comes with the package."""
+    template = importlib.resources.files("esm_sae_assets") / "instance" / "dagster.yaml"
+    logs = yaml.safe_load(template.read_text())["python_logs"]
+    level = progress.LOGGER.level
+    with dg.DagsterInstance.ephemeral(settings={"python_logs": logs}) as instance:
+        yield instance
+    progress.LOGGER.setLevel(level)
+
+
+@pytest.fixture
+def embed(small_graph, settings_of, tmp_path, instance):
+    """Return a function that embeds a shard of the small graph's sample: its metadata."""
+
+    def run(**chosen):
+        settings = settings_of(tmp_path / "data", embedding=chosen)
+        settings.root.mkdir(exist_ok=True)
+        for path in small_graph[0].root.glob("uniref50_1M_sample*"):
+            shutil.copy2(path, settings.root)
+        defs = build_defs(settings)
+        result = dg.materialize(
+            list(defs.assets),
+            selection=[SHARDS],
+            partition_key=SHARD,
+            resources=dict(defs.resources),
+            instance=instance,
+        )
+        (event,) = result.asset_materializations_for_node("embedding_shards")
+        return {name: entry.value for name, entry in event.metadata.items()}
+
+    return run
+
+
+def test_a_shard_shows_its_figures_and_pictures(embed):
+    shown = embed(max_length=100)
+    assert shown["dagster/row_count"] == shown["rows"] == 100 * 4
+    assert (shown["proteins"], shown["width"]) == (100, 256)
+    assert shown["truncated"] > 0
+    assert (shown["windowed"], shown["skipped"], shown["unknown_letters"]) == (0, 0, 0)
+    assert 0 <= shown["padding_share"] < 0.2
+    assert 0 < shown["norm_min"] <= shown["norm_median"] <= shown["norm_max"]
+    assert shown["residues_per_second"] > 0
+    assert shown["batches"] > 1
+    assert shown["resumed_share"] == 0
+    assert shown["peak_memory_bytes"] > 1e6
+    for picture in ("map", "lengths"):
+        assert shown[picture].startswith("![")
+        assert "](data:image/png;base64," in shown[picture]
+        assert len(shown[picture]) < 200_000
+
+
+def test_a_shard_that_is_there_has_no_rate(embed):
+    first, again = embed(), embed()
+    assert again["unchanged"] is True
+    assert again.keys() == first.keys() - {"residues_per_second", "batches", "resumed_share"}
+    assert (again["map"], again["lengths"]) == (first["map"], first["lengths"])
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+def test_rows_can_be_proteins(embed, pooling):
+    shown = embed(pooling=pooling, max_length=100, long_sequences="window")
+    assert shown["dagster/row_count"] == shown["proteins"] == 100
+    assert shown["windowed"] > 0
+
+
+def test_skipped_proteins_have_no_rows(embed):
+    shown = embed(max_length=100, long_sequences="skip")
+    assert shown["skipped"] > 0
+    assert shown["proteins"] == 100 - shown["skipped"]
+    assert shown["dagster/row_count"] == shown["proteins"] * 4
+
+
+def test_progress_with_rate_and_time_left_is_in_the_log_of_the_run(embed, instance, monkeypatch):
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0)
+    embed()
+    (run,) = instance.get_runs()
+    messages = [entry.user_message for entry in instance.all_logs(run.run_id)]
+    lines = [message for message in messages if message.startswith("embedding shard 0001-of-0002")]
+    assert len(lines) > 1
+    shape = r".*: [\d,]+ of [\d,]+ residues \(\d+%\), [\d,]+ residues/s, [\d,]+ s left"
+    assert all(re.fullmatch(shape, line) for line in lines)
+
+
+def test_the_checks_show_what_was_found(small_graph):
+    settings, instance, _ = small_graph
+    sound = _evaluation(instance, dg.AssetCheckKey(SHARDS, "rows_are_sound"))
+    assert sound.passed
+    found = {name: entry.value for name, entry in sound.metadata.items()}
+    assert found.keys() == {
+        *("shard", "rows", "index_rows", "width", "dtype", "not_finite", "zero"),
+        *("norm_min", "norm_median", "norm_max"),
+    }
+    assert (found["shard"], found["width"], found["dtype"]) == (SHARD, 256, "float32")
+    assert (found["rows"], found["not_finite"]) == (found["index_rows"], 0)
+    complete = _evaluation(instance, dg.AssetCheckKey(MANIFEST, "shards_are_complete"))
+    assert complete.passed
+    found = {name: entry.value for name, entry in complete.metadata.items()}
+    assert (found["shards"], found["proteins"]) == (settings.shard_count, 200)
+    assert found["rows"] == found["index_rows"] == 200 * 4
+    assert "residue rows" in found["rows_are"]
+
+
+def test_a_check_that_does_not_pass_says_why():
+    class Figures(NamedTuple):
+        rows: int
+
+    def fail():
+        raise InputError("x.npy: rows are zero: P7")
+
+    failed = look_again("sound", fail, shard="3")
+    assert (failed.passed, failed.description) == (False, "x.npy: rows are zero: P7")
+    assert failed.metadata["shard"].value == "3"
+    passed = look_again("sound", lambda: Figures(5), shard="3")
+    assert passed.passed
+    assert passed.metadata["rows"].value == 5
+
+
+def test_the_memory_of_a_gpu_is_shown(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 7 + device.index)
+    assert metadata.peak_device_memory(torch.device("cpu")) == {}
+    found = metadata.peak_device_memory(torch.device("cuda:1"))
+    assert found == {"peak_device_memory_bytes": 8}
+
+
+def _evaluation(instance, key):
+    (record,) = instance.event_log_storage.get_asset_check_execution_history(key, limit=1)
+    return record.event.dagster_event.asset_check_evaluation_data
