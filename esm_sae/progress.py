@@ -52,12 +52,14 @@ class Progress:
         """Describe the state in one line: share done, rate and the time left."""
         seconds = max(time.monotonic() - self._started, 1e-9)
         rate = (self.done - self._start) / seconds
+        # A rate of three digits says enough, and 0 steps/s would say nothing.
+        pace = f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
         if not self.total:
-            return f"{self.description}: {self.done:,} {self.unit}, {rate:,.0f} {self.unit}/s"
+            return f"{self.description}: {self.done:,} {self.unit}, {pace} {self.unit}/s"
         left = (self.total - self.done) / rate if rate else float("inf")
         return (
             f"{self.description}: {self.done:,} of {self.total:,} {self.unit} "
-            f"({self.done / self.total:.0%}), {rate:,.0f} {self.unit}/s, {left:,.0f} s left"
+            f"({self.done / self.total:.0%}), {pace} {self.unit}/s, {left:,.0f} s left"
         )
 
 

@@ -1,8 +1,10 @@
-"""Proteins that come with the package, so that the demo and the tests need no download.
+"""What comes with the package: proteins and an encoder, so that demo and tests need no download.
 
 ``proteins.fasta.gz`` holds UniProtKB records, ``similarity_clusters.parquet`` their clusters at
 30% identity, and ``provenance.json`` where both come from and under which licence. The module
-``cut_proteins`` made all three.
+``cut_proteins`` made all three. ``encoder.safetensors`` holds the weights of the encoder
+``esmc_demo``, ``encoder_training.json`` how they were trained (by ``train_encoder``) and
+``encoder_measures.json`` what they are worth (by ``judge_encoder``).
 """
 
 import json
@@ -23,6 +25,11 @@ def bundled_clusters() -> Path:
     The table also covers the records of the source that are not bundled.
     """
     return _FOLDER / "similarity_clusters.parquet"
+
+
+def bundled_encoder() -> Path:
+    """Return the path of the weights of the encoder ``esmc_demo``, bfloat16 safetensors."""
+    return _FOLDER / "encoder.safetensors"
 
 
 def provenance() -> dict[str, Any]:

@@ -43,7 +43,7 @@ MMSEQS_OPTIONS = (
     *("--single-step-clustering", "1", "--cluster-mode", "1", "-s", "6", "--max-seqs", "500"),
 )
 
-_SOURCE_SHA256 = {
+SOURCE_FILES = {
     "DB.fasta.gz": "92a65aa435f5d3e0f33eb47d87910fe7fc6033a28bf4ed1367094377d791d567",
     "QUERY.fasta.gz": "a754e5ba84348d8c3a98c11c468c8c63a3a7a8d3557ac0be42f439d01d78334d",
 }
@@ -88,7 +88,7 @@ def cut_proteins(source: Path, output: Path, *, seed: int = 0) -> dict[str, int]
             cut would be too small or too large.
     """
     check_source(source)
-    records = [record for name in _SOURCE_SHA256 for record in read_fasta(source / name)]
+    records = [record for name in SOURCE_FILES for record in read_fasta(source / name)]
     distinct = without_duplicates(records)
     chosen = choose_records(distinct, long_records=LONG_RECORDS, seed=seed)
     check_records(chosen)
@@ -117,7 +117,7 @@ def check_source(source: Path) -> None:
     Raises:
         InputError: a file is missing or has other content.
     """
-    for name, expected in _SOURCE_SHA256.items():
+    for name, expected in SOURCE_FILES.items():
         if storage.sha256_of(source / name) != expected:
             raise InputError(
                 f"{source / name}: not the file of Debian's mmseqs2-examples 14-7e284+ds-1; "
@@ -302,7 +302,7 @@ def _provenance(seed: int, counts: dict[str, int], files: dict[str, str]) -> dic
         "source": {
             "package": "Debian mmseqs2-examples",
             "version": "14-7e284+ds-1",
-            "files": _SOURCE_SHA256,
+            "files": SOURCE_FILES,
             "uniprot_release": "not stated by the package",
         },
         "cut": {

@@ -13,7 +13,7 @@ def test_the_demo_makes_everything_and_then_only_what_is_missing(tmp_path, small
     first = _demo(tmp_path, small_environment)
     assert first.returncode == 0, first.stderr
     assert "FVU held out" in first.stdout
-    assert "untrained" in first.stdout
+    assert "a small demonstration model" in first.stdout
     assert "data/analysis/L32_k2/report.html" in first.stdout
     second = _demo(tmp_path, small_environment)
     assert "0 materialised" in second.stdout

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from esm_sae.data import bundled_fasta
-from esm_sae.data import bundled_encoder
+from esm_sae.data import bundled_encoder, bundled_fasta
 from esm_sae.embedding import encoder_names, load_encoder, register_encoder
 from esm_sae.embedding.batching import default_batch_tokens
 from esm_sae.embedding.esmc import load_esmc
