@@ -103,7 +103,6 @@ def sample_fasta(
 
     def build(paths: list[Path]) -> dict[str, Any]:
         with (
-            storage.naming_full_disk(target),
             _work_folder(target) as folder,
             _drawn(source, selection, Draw(n, seed), folder) as drawn,
         ):
