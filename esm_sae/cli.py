@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from esm_sae import storage
-from esm_sae.errors import InputError
+from esm_sae.errors import InputError, one_line
 from esm_sae.progress import set_quiet
 
 # What shells report of a program that SIGINT ended: 128 + 2.
@@ -82,13 +82,13 @@ def run(
         _spare_inputs(options)
         print(work(options))
     except InputError as error:
-        print(f"error: {_one_line(str(error))}", file=sys.stderr)
+        print(f"error: {_compact(str(error))}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"error: {_one_line(_describe(error))}", file=sys.stderr)
+        print(f"error: {_compact(_describe(error))}", file=sys.stderr)
         return 2
     except MemoryError as error:
-        print(f"error: not enough memory ({_one_line(str(error))})", file=sys.stderr)
+        print(f"error: not enough memory ({_compact(str(error))})", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -119,12 +119,12 @@ def _spare_inputs(options: argparse.Namespace) -> None:
 def _show_warning(message: Warning | str, category: type[Warning], *_: object) -> None:
     # Only our own warnings are for the user; libraries' go by their categories.
     if category is UserWarning:
-        print(f"warning: {message}", file=sys.stderr)
+        print(f"warning: {one_line(str(message))}", file=sys.stderr)
 
 
-def _one_line(message: str) -> str:
-    # A message may quote a header or a library, and those may hold line breaks.
-    return " ".join(message.split())
+def _compact(message: str) -> str:
+    # A message may quote a library, whose lines are indented.
+    return " ".join(one_line(message).split())
 
 
 def _describe(error: OSError) -> str:

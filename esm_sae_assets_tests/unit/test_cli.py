@@ -37,6 +37,7 @@ def test_a_summary_goes_to_standard_output(capsys):
         (InputError("record 'a\x0b\nb': bad"), "error: record 'a b': bad\n"),
         (OSError(28, "No space left on device", "/x/y"), "error: /x/y: No space left on device\n"),
         (OSError("odd"), "error: odd\n"),
+        (OSError(2, "No such file", "a\x1b[2J\n.fasta"), "error: a?[2J .fasta: No such file\n"),
     ],
 )
 def test_unusable_input_is_one_line_and_status_2(capsys, error, line):

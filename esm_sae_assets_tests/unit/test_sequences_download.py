@@ -522,6 +522,17 @@ def test_a_refusal_is_the_end_at_once(server, fetch, pauses, path, status):
     assert (len(server.seen(path)), pauses) == (1, [])
 
 
+@pytest.mark.parametrize("status", [403, 503])
+def test_what_a_server_says_cannot_steer_a_terminal(server, fetch, caplog, status):
+    caplog.set_level(logging.INFO)
+    server.always[PATH] = Fault(status=status, reason="\x1b[2JNo\tsuch")
+    with pytest.raises(InputError, match=rf"the server answered {status} \?\[2JNo such;"):
+        fetch(checksum=checksum_of(CONTENT))
+    own = [record.getMessage() for record in caplog.records if record.name == "esm_sae"]
+    assert len(own) == (3 if status == 503 else 0)
+    assert all(message.isprintable() for message in own)
+
+
 def test_a_missing_file_is_named(server, fetch, tmp_path):
     del server.files[PATH]
     with pytest.raises(InputError, match=rf"{server.url()}: the server answered 404 Not Found"):
