@@ -2,13 +2,15 @@
 
 import argparse
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import TracebackType
 
 from esm_sae import storage
-from esm_sae.errors import InputError
+from esm_sae.errors import InputError, one_line
 from esm_sae.progress import set_quiet
 
 # What shells report of a program that SIGINT ended: 128 + 2.
@@ -49,9 +51,30 @@ def command(
         help="where the result goes" + (f" (default: {output})" if output else ""),
     )
     if seed:
-        parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
+        parser.add_argument("--seed", type=seed_number, default=0, metavar="N", help="default: 0")
     parser.add_argument("--quiet", action="store_true", help="show no progress")
     return parser
+
+
+def add_length_limits(parser: argparse.ArgumentParser) -> None:
+    """Add ``--min_len`` and ``--max_len``, the lengths of sequences that are taken."""
+    parser.add_argument(
+        "--min_len", type=int, default=1, metavar="N", help="shortest sequence (default: 1)"
+    )
+    parser.add_argument(
+        "--max_len", type=int, metavar="N", help="longest sequence (default: no limit)"
+    )
+
+
+def seed_number(text: str) -> int:
+    """Return the seed that an option gives.
+
+    Raises:
+        ArgumentTypeError: it is no whole number from 0 on.
+    """
+    if not re.fullmatch("[0-9]+", text):
+        raise argparse.ArgumentTypeError(f"'{text}' is no seed; give a whole number from 0 on")
+    return int(text)
 
 
 def run(
@@ -82,13 +105,13 @@ def run(
         _spare_inputs(options)
         print(work(options))
     except InputError as error:
-        print(f"error: {_one_line(str(error))}", file=sys.stderr)
+        print(f"error: {_compact(str(error))}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"error: {_one_line(_describe(error))}", file=sys.stderr)
+        print(f"error: {_compact(_describe(error))}", file=sys.stderr)
         return 2
     except MemoryError as error:
-        print(f"error: not enough memory ({_one_line(str(error))})", file=sys.stderr)
+        print(f"error: not enough memory ({_compact(str(error))})", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -119,13 +142,31 @@ def _spare_inputs(options: argparse.Namespace) -> None:
 def _show_warning(message: Warning | str, category: type[Warning], *_: object) -> None:
     # Only our own warnings are for the user; libraries' go by their categories.
     if category is UserWarning:
-        print(f"warning: {message}", file=sys.stderr)
+        print(f"warning: {one_line(str(message))}", file=sys.stderr)
 
 
-def _one_line(message: str) -> str:
-    # A message may quote a header or a library, and those may hold line breaks.
-    return " ".join(message.split())
+def _show_end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(_INTERRUPTED)
+    sys.__excepthook__(kind, error, trace)
+
+
+def _is_in_command() -> bool:
+    spec = sys.modules["__main__"].__spec__
+    return spec is not None and spec.name.startswith("esm_sae.")
+
+
+def _compact(message: str) -> str:
+    # A message may quote a library, whose lines are indented.
+    return " ".join(one_line(message).split())
 
 
 def _describe(error: OSError) -> str:
     return f"{error.filename}: {error.strerror}" if error.filename else str(error)
+
+
+# A command imports this module first: an interrupt while it imports the others, which takes
+# seconds, is not in reach of ``run``.
+if _is_in_command():
+    sys.excepthook = _show_end

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -86,6 +87,8 @@ def _run(options: argparse.Namespace) -> str:
     if options.np_dir is None:
         raise InputError("--by embedding needs --np_dir, the folder of embeddings")
     product = cluster_embeddings(open_shards(options.np_dir), options.output, **given)
+    if "warning" in product.manifest.summary:
+        warnings.warn(f"{product.path}: {product.manifest.summary['warning']}", stacklevel=2)
     return _describe_embeddings(product)
 
 
@@ -114,8 +117,6 @@ def _describe_embeddings(product: Product) -> str:
     ]
     if summary["largest_sizes"]:
         lines.append(f"largest clusters: {', '.join(map(str, summary['largest_sizes']))}")
-    if "warning" in summary:
-        lines.append(f"warning: {summary['warning']}")
     return "\n".join(lines)
 
 

@@ -29,12 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--n", type=int, required=True, metavar="N", help="records to draw, or all if fewer pass"
     )
-    parser.add_argument(
-        "--min_len", type=int, default=1, metavar="N", help="shortest sequence (default: 1)"
-    )
-    parser.add_argument(
-        "--max_len", type=int, metavar="N", help="longest sequence (default: no limit)"
-    )
+    cli.add_length_limits(parser)
     parser.add_argument(
         "--letters",
         metavar="LETTERS",

@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 import uuid
@@ -182,20 +183,23 @@ def local_path(path: PathLike) -> Path | None:
 
 @contextlib.contextmanager
 def naming_full_disk(target: Path) -> Iterator[None]:
-    """Say which file a full disk, or a limit on the size of files, stopped.
+    """Say which output a full disk, or a limit on the size of files, stopped.
 
     Raises:
-        InputError: in place of the system's error, which names nothing.
+        InputError: in place of the system's error, or a library's, which names nothing.
     """
     try:
         yield
-    except OSError as error:
-        if error.errno not in DISK_FULL:
+    except InputError:
+        raise
+    except Exception as error:
+        reason = _full_disk_reason(error)
+        if reason is None:
             raise
         free = shutil.disk_usage(target.parent).free
         raise InputError(
-            f"{target}: cannot be written ({error.strerror}; {free:,} bytes are free on its "
-            "disk); make room and run it again"
+            f"{target}: cannot be written ({reason}; {free:,} bytes are free on its disk); make "
+            "room and run it again"
         ) from None
 
 
@@ -287,6 +291,19 @@ def _open_url(url: str) -> BinaryIO:
         raise InputError(f"{url}: no such file") from None
     except (ImportError, TypeError, ValueError) as error:
         raise InputError(f"{url}: cannot be opened ({error})") from None
+
+
+def _full_disk_reason(error: Exception) -> str | None:
+    """Return what an error says of a full disk, None if it is about something else."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.strerror if error.errno in DISK_FULL else None
+    text = str(error)
+    # Libraries in Rust give the system's number in their message only, NumPy not even there.
+    if number := re.search(r"\(os error ([0-9]+)\)", text):
+        code = int(number[1])
+        return os.strerror(code) if code in DISK_FULL else None
+    is_cut = re.fullmatch("[0-9]+ requested and [0-9]+ written", text)
+    return text if isinstance(error, OSError) and is_cut else None
 
 
 def _acquire(lock: Path) -> int:

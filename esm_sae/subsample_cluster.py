@@ -44,12 +44,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="members drawn of each (default: 100)",
     )
-    parser.add_argument(
-        "--min_len", type=int, default=1, metavar="N", help="shortest sequence (default: 1)"
-    )
-    parser.add_argument(
-        "--max_len", type=int, metavar="N", help="longest sequence (default: no limit)"
-    )
+    cli.add_length_limits(parser)
     return parser
 
 

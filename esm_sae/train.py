@@ -67,7 +67,13 @@ def _parser() -> argparse.ArgumentParser:
         help="table with sequence_id and cluster_id, or 'bundled'; clusters are held out whole "
         "(default: each protein is its own cluster)",
     )
-    add("--split_seed", type=int, default=0, metavar="N", help="seed of the split (default: 0)")
+    add(
+        "--split_seed",
+        type=cli.seed_number,
+        default=0,
+        metavar="N",
+        help="seed of the split (default: 0)",
+    )
     add(
         "--checkpoint_every",
         type=int,

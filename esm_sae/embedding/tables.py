@@ -4,8 +4,8 @@ from pathlib import Path
 
 import polars as pl
 
+from esm_sae import storage
 from esm_sae.embedding.residues import ResidueRows
-from esm_sae.errors import InputError
 from esm_sae.formats.shards import ROW_SCHEMA
 
 
@@ -32,12 +32,7 @@ def write_table(table: pl.DataFrame, path: Path, *, final: Path) -> None:
         final: the path it will have, for errors.
 
     Raises:
-        InputError: it cannot be written: a full disk, most likely, for which polars has errors of
-            its own.
+        InputError: the disk is full.
     """
-    try:
+    with storage.naming_full_disk(final):
         table.write_parquet(path)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise InputError(
-            f"{final}: cannot be written ({error}); make room and run it again"
-        ) from None

@@ -73,9 +73,8 @@ def require_record_size(record: np.ndarray, name: str, offset: int) -> None:
 
 
 def shown(header: str) -> str:
-    """Return the start of a header as it may be shown on a terminal."""
-    start = header[:60].strip()
-    return "".join(letter if letter.isprintable() else "?" for letter in start)
+    """Return the start of a header, enough to know the record by."""
+    return header[:60].strip()
 
 
 def no_record(name: str) -> InputError:

@@ -55,11 +55,15 @@ class BlockReader:
     Threads read and locate the records while the caller works on a block: two side by side where
     the file is plain and local; else one reads and decompresses for them. Memory is bounded by
     some ten blocks. To be used in a ``with`` block, once.
+
+    Attributes:
+        is_seekable: whether the blocks' offsets are positions in the file of ``fileno``.
+        bytes_total: size of the file, which may be compressed.
     """
 
     def __init__(self, source: storage.PathLike) -> None:
         self._source = source
-        self._in_ranges = is_seekable(source)
+        self.is_seekable = is_seekable(source)
         self._raw = storage.open_binary(source)
         self.bytes_total = self._raw.seek(0, os.SEEK_END)
         self._raw.seek(0)
@@ -83,7 +87,7 @@ class BlockReader:
         self._raw.close()
 
     def __iter__(self) -> Iterator[Block]:
-        return self._blocks_of_ranges() if self._in_ranges else self._blocks_of_stream()
+        return self._blocks_of_ranges() if self.is_seekable else self._blocks_of_stream()
 
     def fileno(self) -> int:
         """Return the descriptor of the open file, which is closed with the reader."""
@@ -92,7 +96,7 @@ class BlockReader:
     @property
     def bytes_read(self) -> int:
         """Bytes read of the file, which may be compressed."""
-        return self._bytes_located if self._in_ranges else self._raw.tell()
+        return self._bytes_located if self.is_seekable else self._raw.tell()
 
     def _blocks_of_ranges(self) -> Iterator[Block]:
         name = os.fspath(self._source)
@@ -154,7 +158,7 @@ class BlockReader:
         return filled.buffer, _locate(filled, self._source)
 
     def _new_buffer(self) -> np.ndarray:
-        return new_buffer(_BLOCK_BYTES + _SLACK if self._in_ranges else _BLOCK_BYTES)
+        return new_buffer(_BLOCK_BYTES + _SLACK if self.is_seekable else _BLOCK_BYTES)
 
     def _give_back(self, buffer: np.ndarray) -> None:
         """Let a buffer be filled again; one that a long record enlarged is let go."""

@@ -76,13 +76,13 @@ def produce_folder(
 
     Raises:
         InputError: in the folder's place is a file, or a folder with anything but an older
-            output of this kind: it would be lost.
+            output of this kind, which would be lost; or the disk is full.
     """
     target = Path(folder)
     fingerprint = fingerprint_of(kind, determinants)
     if target.is_file():
         raise InputError(f"{target}: is a file, expected a directory")
-    with storage.locked(target):
+    with storage.locked(target), storage.naming_full_disk(target):
         work = _work_folder(target, fingerprint)
         old = read_manifest(target)
         _require_ours(target, old, kind)
@@ -128,15 +128,20 @@ def produce_files(
     known to be incomplete, never a mixture that passes for one. Files that the old manifest
     names and the new one does not are removed, unless someone has put another file in their
     place.
+
+    Raises:
+        InputError: where a file is to be there is something else, or the disk is full; an older
+            output is as it was.
     """
     targets = [Path(path) for path in paths]
     manifest_path = Path(manifest)
+    finals = [*targets, manifest_path]
     fingerprint = fingerprint_of(kind, determinants)
-    for path in [*targets, manifest_path]:
+    for path in finals:
         storage.require_writable_file(path)
     with storage.locked(targets[0]):
         work = _work_folder(targets[0], fingerprint) if resumable else None
-        for path in [*targets, manifest_path]:
+        for path in finals:
             _remove_leftovers(path, keep=work)
         old = read_manifest(manifest_path)
         if (
@@ -147,19 +152,23 @@ def produce_files(
         ):
             _remove_leftovers(targets[0])
             return Product(targets[0], old, manifest_path, unchanged=True)
-        with _temporaries(targets, work) as temporaries:
-            summary = build(temporaries)
+        # Inside, so that a full disk leaves no work folder behind to fill it.
+        with _temporaries(finals, work) as temporaries, storage.naming_full_disk(targets[0]):
+            *built, record = temporaries
+            summary = build(built)
             files = {
                 target.name: _entry(temporary)
-                for target, temporary in zip(targets, temporaries, strict=True)
+                for target, temporary in zip(targets, built, strict=True)
             }
             new = Manifest(kind, fingerprint, dict(determinants), files, summary)
-            encoded = storage.encode_json(asdict(new))
+            # All that needs room on the disk comes before the first step that cannot be undone.
+            record.write_bytes(storage.encode_json(asdict(new)))
+            for temporary in temporaries:
+                storage.sync(temporary)
             manifest_path.unlink(missing_ok=True)
             _remove_dropped(targets[0].parent, old, files)
-            for temporary, target in zip(temporaries, targets, strict=True):
-                storage.replace(temporary, target)
-        storage.publish_bytes(manifest_path, encoded)
+            for temporary, final in zip(temporaries, finals, strict=True):
+                storage.replace(temporary, final)
     return Product(targets[0], new, manifest_path, unchanged=False)
 
 

@@ -1,14 +1,11 @@
 """The index of a FASTA file: one row per record, so that records are found by seeking."""
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from esm_sae import storage
-from esm_sae.errors import InputError
 from esm_sae.formats.fasta_blocks import Block
 from esm_sae.formats.fasta_reading import read_blocks
 from esm_sae.formats.headers import OTHER, parse_headers
@@ -61,15 +58,13 @@ class IndexWriter:
         if self._parts:
             table = pl.concat([pl.scan_parquet(self._parts), table])
         # Of zstd, level 1 makes these tables both smaller and faster than its default.
-        with _naming_failure(target):
-            table.sink_parquet(
-                target, row_group_size=_ROWS_PER_GROUP, compression="zstd", compression_level=1
-            )
+        table.sink_parquet(
+            target, row_group_size=_ROWS_PER_GROUP, compression="zstd", compression_level=1
+        )
 
     def _close_part(self) -> None:
         path = self._folder / f"index_{len(self._parts):06d}.parquet"
-        with _naming_failure(path):
-            self._take_rows().write_parquet(path, compression="lz4")
+        self._take_rows().write_parquet(path, compression="lz4")
         self._parts.append(path)
 
     def _take_rows(self) -> pl.DataFrame:
@@ -105,15 +100,6 @@ def index_path(fasta: storage.PathLike) -> Path:
     """Return where the index of a FASTA file is kept: ``x.fasta`` -> ``x.index.parquet``."""
     path = Path(fasta)
     return path.with_name(f"{storage.stem(path)}.index.parquet")
-
-
-@contextlib.contextmanager
-def _naming_failure(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except pl.exceptions.PolarsError as error:
-        # A full disk, most likely: polars has errors of its own for the system's.
-        raise InputError(f"{path}: cannot be written ({error})") from None
 
 
 def _unparsed(block: Block) -> pl.DataFrame:

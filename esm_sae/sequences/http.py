@@ -13,7 +13,7 @@ from typing import TypeVar
 import httpx
 
 from esm_sae import __version__
-from esm_sae.errors import InputError
+from esm_sae.errors import InputError, one_line
 from esm_sae.progress import LOGGER
 
 T = TypeVar("T")
@@ -58,7 +58,7 @@ class TemporaryFailure(Exception):
     def __init__(
         self, reason: str, *, pause: float = 0.0, final: type[InputError] = InputError
     ) -> None:
-        super().__init__(reason)
+        super().__init__(one_line(reason))
         self.pause = pause
         self.final = final
 

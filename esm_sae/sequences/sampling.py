@@ -11,7 +11,7 @@ import numpy as np
 
 from esm_sae import storage
 from esm_sae.errors import InputError
-from esm_sae.formats.fasta_reading import BlockReader, is_seekable
+from esm_sae.formats.fasta_reading import BlockReader
 from esm_sae.formats.manifest import Product, identity_of, manifest_beside, produce_files
 from esm_sae.formats.sequence_index import IndexWriter, index_path
 from esm_sae.progress import progress
@@ -103,7 +103,6 @@ def sample_fasta(
 
     def build(paths: list[Path]) -> dict[str, Any]:
         with (
-            storage.naming_full_disk(target),
             _work_folder(target) as folder,
             _drawn(source, selection, Draw(n, seed), folder) as drawn,
         ):
@@ -156,7 +155,7 @@ def _drawn(
         blocks = stack.enter_context(BlockReader(source))
         # What cannot be found again by seeking is set aside while it goes by.
         aside = None
-        if not is_seekable(source):
+        if not blocks.is_seekable:
             aside = stack.enter_context((folder / "candidates").open("w+b"))
         with progress(blocks.bytes_total, unit="bytes", description="drawing the sample") as bar:
             for block in blocks:

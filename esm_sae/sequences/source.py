@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -11,6 +12,7 @@ from esm_sae import storage
 from esm_sae.errors import InputError
 from esm_sae.formats.fasta import read_fasta
 from esm_sae.formats.manifest import (
+    Manifest,
     Product,
     is_recorded,
     manifest_beside,
@@ -80,38 +82,49 @@ def provided_source(folder: storage.PathLike) -> SourceFile:
     """Return the file to read, given the folder in which ``provide_source`` made it known.
 
     Raises:
-        InputError: no source was provided there, or a local one has another size by now.
+        InputError: no source was provided there, or a local one is gone or not what it was.
     """
     folder = Path(folder)
-    manifest = read_manifest(folder / _MANIFEST_NAME)
+    manifest_path = folder / _MANIFEST_NAME
+    manifest = read_manifest(manifest_path)
     if manifest is None:
         raise InputError(f"{folder}: no source of sequences was provided here; do that first")
-    record = _read_record(folder) if _RECORD_NAME in manifest.files else None
-    if record is None:
-        record = {"path": _COPY_NAME, **manifest.files.get(_COPY_NAME, {"sha256": ""})}
+    record = _read_record(manifest_path, manifest)
     # A download's is relative to the folder, so that the folder can be moved.
     location = record["path"]
     if not storage.is_url(location):
         location = os.path.join(folder, location)
-        _require_unchanged(Path(location), record["sha256"], folder / _MANIFEST_NAME)
+        _require_unchanged(Path(location), record, manifest_path)
     return SourceFile(location, record["sha256"])
 
 
-def _read_record(folder: Path) -> dict[str, Any]:
-    path = folder / _RECORD_NAME
-    record = storage.read_json(path)
-    names = ("path", "sha256")
-    if not isinstance(record, dict) or not all(isinstance(record.get(n), str) for n in names):
+def _read_record(manifest_path: Path, manifest: Manifest) -> dict[str, Any]:
+    """Return the ``path``, ``bytes`` and ``sha256`` of the source that a manifest makes known."""
+    if _RECORD_NAME in manifest.files:
+        path = manifest_path.with_name(_RECORD_NAME)
+        record = storage.read_json(path)
+    elif _COPY_NAME in manifest.files:
+        path = manifest_path
+        record = {"path": _COPY_NAME, **manifest.files[_COPY_NAME]}
+    else:
+        raise InputError(f"{manifest_path}: names no source; provide the source again")
+    kinds = {"path": str, "bytes": int, "sha256": str}
+    if not isinstance(record, dict) or any(
+        type(record.get(name)) is not kind for name, kind in kinds.items()
+    ):
         raise InputError(f"{path}: not the record of a source; provide the source again")
     return record
 
 
-def _require_unchanged(path: Path, sha256: str, record: Path) -> None:
-    """Refuse a file that was written to since it was recorded, unless its content is the same."""
+def _require_unchanged(path: Path, record: Mapping[str, Any], manifest_path: Path) -> None:
+    """Refuse a file of another size, or one written to since and of another content."""
     if not path.is_file():
         raise InputError(f"{path}: no such file any more; provide the source again")
-    is_newer = path.stat().st_mtime_ns > record.stat().st_mtime_ns
-    if is_newer and storage.sha256_of(path) != sha256:
+    state = path.stat()
+    is_newer = state.st_mtime_ns > manifest_path.stat().st_mtime_ns
+    if state.st_size != record["bytes"] or (
+        is_newer and storage.sha256_of(path) != record["sha256"]
+    ):
         raise InputError(f"{path}: changed since it was made known; provide the source again")
 
 

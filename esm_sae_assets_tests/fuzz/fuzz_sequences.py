@@ -21,7 +21,7 @@ import numpy as np
 import polars as pl
 from backports import zstd
 
-from esm_sae.errors import InputError
+from esm_sae.errors import InputError, one_line
 from esm_sae.formats import fasta_buffers, fasta_reading, fasta_streams
 from esm_sae.formats.compression import compression_at, decompressed
 from esm_sae.formats.fasta import records_of
@@ -131,7 +131,7 @@ def _by_lines(content: bytes) -> Found:
     for (header, *lines), offset in zip(records, offsets, strict=True):
         name = header[1:].rstrip(b"\n").rstrip(b"\r").decode("utf-8", errors="replace")
         sequence = b"".join(b"".join(lines).split()).upper().removesuffix(b"*")
-        where = f"x: record '{fasta_buffers.shown(name)}' at byte {offset}"
+        where = one_line(f"x: record '{fasta_buffers.shown(name)}' at byte {offset}")
         if not name.strip(" \t\r"):
             return f"{where} has no id after '>'; give it one"
         if not sequence:

@@ -1,4 +1,4 @@
-"""Fixtures of the analysis: a small SAE in NumPy and embedded clusters on disk."""
+"""Fixtures of sampling and analysis: a source, a small SAE in NumPy, embedded clusters."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -106,3 +106,9 @@ def analysis_run(tmp_path: Path) -> Callable[..., dict[str, Path]]:
         return {"activations": activations, "taxonomy": taxonomy, "summary": summary.path}
 
     return run
+
+
+@pytest.fixture
+def source(write_fasta: Callable[..., Path], random_proteins: Callable[..., Any]) -> Path:
+    """Return a FASTA file of 300 proteins in short lines."""
+    return write_fasta(random_proteins(300), "source.fasta", width=15)

@@ -1,4 +1,8 @@
+import importlib
 import logging
+import os
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -37,6 +41,7 @@ def test_a_summary_goes_to_standard_output(capsys):
         (InputError("record 'a\x0b\nb': bad"), "error: record 'a b': bad\n"),
         (OSError(28, "No space left on device", "/x/y"), "error: /x/y: No space left on device\n"),
         (OSError("odd"), "error: odd\n"),
+        (OSError(2, "No such file", "a\x1b[2J\n.fasta"), "error: a?[2J .fasta: No such file\n"),
     ],
 )
 def test_unusable_input_is_one_line_and_status_2(capsys, error, line):
@@ -78,6 +83,20 @@ def test_shared_options():
     assert parser(seed=True).parse_args(["--output", "x"]).seed == 0
     with pytest.raises(SystemExit):
         parser().parse_args(["--output", "x", "--seed", "3"])
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["cluster", "embed_uniref", "sample_fasta", "subsample_cluster", "train", "data.cut_proteins"],
+)
+@pytest.mark.parametrize("seed", ["-1", "1.5", "x"])
+def test_what_is_no_seed_is_refused_by_every_command(capsys, command, seed):
+    main = importlib.import_module(f"esm_sae.{command}").main
+    with pytest.raises(SystemExit) as caught:
+        main(["--output", "x", "--seed", seed])
+    assert caught.value.code == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+    assert f"argument --seed: '{seed}' is no seed; give a whole number from 0 on" in line
 
 
 def test_help_shows_the_example(capsys):
@@ -162,3 +181,50 @@ def test_an_interrupted_command_ends_without_a_stack_trace(capsys):
 
     assert cli.run(parser(), work, ["--output", "x"]) == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+COMMANDS = [
+    "analyze",
+    "cluster",
+    "clusters_to_json",
+    "download",
+    "embed_clusters",
+    "embed_uniref",
+    "pt_to_npy",
+    "sample_fasta",
+    "subsample_cluster",
+    "train",
+]
+
+
+def run_with_numpy_that(does, command, tmp_path, python_environment):
+    """Run a command whose import of NumPy does something else."""
+    (tmp_path / "numpy.py").write_text(does)
+    path = f"{tmp_path}{os.pathsep}{python_environment['PYTHONPATH']}"
+    return subprocess.run(
+        [sys.executable, "-m", f"esm_sae.{command}", "--help"],
+        env=python_environment | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_interrupted_while_it_imports_ends_likewise(
+    tmp_path, python_environment, command
+):
+    interrupt = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)"
+    done = run_with_numpy_that(interrupt, command, tmp_path, python_environment)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+def test_a_fault_while_a_command_imports_is_not_hidden(tmp_path, python_environment):
+    done = run_with_numpy_that("1 / 0", "sample_fasta", tmp_path, python_environment)
+    assert done.returncode == 1
+    assert "ZeroDivisionError" in done.stderr
+
+
+def test_importing_the_module_leaves_interrupts_of_other_programs_alone(python):
+    done = python("import sys, esm_sae.cli; print(sys.excepthook is sys.__excepthook__)")
+    assert done.stdout == "True\n"

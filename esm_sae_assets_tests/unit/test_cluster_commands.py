@@ -85,6 +85,19 @@ def test_embeddings_are_clustered(tmp_path, embeddings, capsys):
     assert pl.read_parquet(output)["cluster"].n_unique() in (3, 4)
 
 
+@pytest.mark.filterwarnings("always:.*(plain matrices|all rows are noise):UserWarning")
+def test_the_warning_that_all_is_noise_is_no_part_of_the_summary(tmp_path, capsys):
+    folder = tmp_path / "embeddings"
+    folder.mkdir()
+    np.save(folder / "part.npy", np.random.default_rng(0).random((40, 16), dtype=np.float32))
+    output = tmp_path / "clusters.parquet"
+    assert call("cluster", "--np_dir", folder, "--output", output, "--min_cluster_size", 30) == 0
+    captured = capsys.readouterr()
+    assert f"warning: {output}: all rows are noise; lower " in captured.err
+    assert "100% noise" in captured.out
+    assert "lower" not in captured.out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

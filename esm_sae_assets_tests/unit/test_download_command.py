@@ -1,35 +1,23 @@
 import hashlib
-import importlib.util
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from esm_sae import download
+from misbehaving_server import Fault, File, MisbehavingServer
 
-SERVER = Path(__file__).with_name("misbehaving_server.py")
 CONTENT = hashlib.shake_256(b"content").digest(300_000)
 MD5 = f"md5:{hashlib.md5(CONTENT).hexdigest()}"
 PATH = "/rel/x.gz"
 
 
-def _load_server():
-    spec = importlib.util.spec_from_file_location("misbehaving_server", SERVER)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-misbehaving = _load_server()
-
-
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    server = misbehaving.MisbehavingServer()
-    server.files[PATH] = misbehaving.File(CONTENT)
+    server = MisbehavingServer()
+    server.files[PATH] = File(CONTENT)
     yield server
     server.stop()
 
@@ -57,7 +45,7 @@ def test_the_summary_tells_what_came_and_how_it_was_verified(server, tmp_path, c
 
 
 def test_without_a_checksum_the_summary_and_a_warning_say_so(server, tmp_path, python_environment):
-    server.files[PATH] = misbehaving.File(CONTENT, release="2026_05")
+    server.files[PATH] = File(CONTENT, release="2026_05")
     arguments = [server.url(), "--output", tmp_path / "x.gz", "--quiet"]
     result = subprocess.run(
         [sys.executable, "-m", "esm_sae.download", *arguments],
@@ -108,8 +96,8 @@ def test_a_killed_download_goes_on_where_it_stopped(
 ):
     (tmp_path / "x.gz").write_bytes(b"old")
     if not options:
-        server.fail(misbehaving.Fault())
-    server.fail(misbehaving.Fault(piece=2_000, pause=0.02))
+        server.fail(Fault())
+    server.fail(Fault(piece=2_000, pause=0.02))
     arguments = [server.url(), "--output", str(tmp_path / "x.gz"), *options]
     process = subprocess.Popen(
         [sys.executable, "-m", "esm_sae.download", *arguments],

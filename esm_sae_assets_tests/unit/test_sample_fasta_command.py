@@ -76,7 +76,6 @@ def test_the_command_and_the_function_write_the_same_bytes(tmp_path, source):
     ("options", "message"),
     [
         (["--n", "0"], "cannot draw 0 records"),
-        (["--n", "5", "--seed", "-1"], "seed -1 is negative"),
         (["--n", "5", "--max_len", "2"], "none of its 900 records passes"),
         (["--n", "5", "--letters", "A1"], "letters 'A1': expected residue letters"),
         (["--n", "5", "--taxa", "no such taxon"], "900 another taxon"),

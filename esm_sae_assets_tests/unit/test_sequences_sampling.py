@@ -1,8 +1,5 @@
 import gzip
-import os
 import re
-import subprocess
-import sys
 from collections import Counter
 
 import numpy as np
@@ -17,8 +14,7 @@ from esm_sae.formats import fasta_reading, sequence_index
 from esm_sae.formats.fasta import read_at, read_fasta
 from esm_sae.formats.headers import parse_header
 from esm_sae.formats.sequence_index import index_of, index_path
-from esm_sae.sequences import drawn_records, identical, sampling
-from esm_sae.sequences.draw import Draw
+from esm_sae.sequences import drawn_records, identical
 from esm_sae.sequences.figures import sample_figure
 from esm_sae.sequences.sampling import sample_fasta
 
@@ -45,11 +41,6 @@ def parts_of(raw):
 
 def length_within(shortest, longest):
     return lambda raw: shortest <= len(parts_of(raw)[1]) <= (longest or 10**9)
-
-
-@pytest.fixture
-def source(write_fasta, random_proteins):
-    return write_fasta(random_proteins(300), "source.fasta", width=15)
 
 
 @pytest.mark.parametrize("n", [1, 17, 150, 299, 300, 1000])
@@ -144,45 +135,6 @@ def test_any_selection_equals_the_naive_one(
     ]  # fmt: skip
 
 
-@given(
-    passes=st.lists(st.booleans(), max_size=60),
-    n=st.integers(1, 20),
-    cuts=st.lists(st.integers(0, 60), max_size=6),
-    seed=st.integers(0, 2**40),
-    slack=st.integers(0, 30),
-)
-def test_chunks_do_not_change_the_draw(passes, n, cuts, seed, slack):
-    keys = np.random.PCG64(np.random.SeedSequence((seed, n))).random_raw(len(passes))
-    passing = [number for number, wanted in enumerate(passes) if wanted]
-    expected = sorted(sorted(passing, key=lambda number: keys[number])[:n])
-    draw = Draw(n, seed)
-    draw._most = n + slack
-    before = 0
-    for chunk in np.split(np.array(passes, dtype=bool), sorted(min(c, len(passes)) for c in cuts)):
-        candidates = draw.offer(chunk)
-        assert chunk[candidates].all()
-        draw.place(candidates + before, candidates + 1)
-        before += len(chunk)
-    numbers, _ = draw.chosen()
-    assert numbers.tolist() == expected
-
-
-class OneKey:
-    """Random bits that are not random."""
-
-    def random_raw(self, size):
-        return np.full(size, 7, dtype=np.uint64)
-
-
-def test_of_equal_keys_the_earliest_records_are_drawn():
-    draw = Draw(3, 0)
-    draw._bits, draw._most = OneKey(), 4
-    for first in range(0, 20, 5):
-        candidates = draw.offer(np.ones(5, dtype=bool))
-        draw.place(candidates + first, candidates)
-    assert draw.chosen()[0].tolist() == [0, 1, 2]
-
-
 def test_a_thousand_records_in_a_thousand_out(tmp_path, write_fasta, random_proteins, monkeypatch):
     source = write_fasta(random_proteins(1000))
     monkeypatch.setattr(drawn_records, "_BATCH_BYTES", 999)
@@ -213,54 +165,6 @@ def test_neither_block_size_nor_compression_nor_threads_change_the_sample(
             sample_fasta(tmp_path / name, target, 40, max_length=30, seed=3)
             samples.append((target.read_bytes(), index_path(target).read_bytes()))
     assert len(set(samples)) == 1
-
-
-def counts_over_seeds(draw, seeds):
-    counts = Counter()
-    for seed in range(seeds):
-        counts.update(draw(seed))
-    return counts
-
-
-def chi_square(counts, categories, draws):
-    expected = draws / categories
-    return sum((counts[category] - expected) ** 2 / expected for category in range(categories))
-
-
-def drawn(draw, passes):
-    numbers = draw.offer(np.array(passes))
-    draw.place(numbers, numbers)
-    return draw.chosen()[0].tolist()
-
-
-def test_every_subset_is_equally_likely():
-    def subset(seed):
-        chosen = drawn(Draw(2, seed), [True, True, False, True, True, True])
-        return [[0, 1, 3, 4, 5].index(chosen[0]) * 5 + [0, 1, 3, 4, 5].index(chosen[1])]
-
-    counts = counts_over_seeds(subset, 4000)
-    assert len(counts) == 10
-    statistic = sum((count - 400) ** 2 / 400 for count in counts.values())
-    # 99.9% of chi-square with 9 degrees of freedom. The seeds are fixed: this never flickers.
-    assert statistic < 27.88
-
-
-def test_every_record_is_equally_likely():
-    def chosen(seed):
-        return drawn(Draw(10, seed), [True] * 50)
-
-    counts = counts_over_seeds(chosen, 2000)
-    # Drawing without replacement shrinks the statistic by (50 - 10) / (50 - 1).
-    assert chi_square(counts, 50, 20_000) / (40 / 49) < 85.35
-
-
-def test_a_sample_of_a_sample_with_one_seed_is_uniform():
-    # With the same keys in both draws, record 0 would come out of 42% instead of 25%.
-    def chosen(seed):
-        first, second = drawn(Draw(2, seed), [True] * 4), drawn(Draw(1, seed), [True] * 2)
-        return [first[second[0]]]
-
-    assert chi_square(counts_over_seeds(chosen, 4000), 4, 4000) < 16.27
 
 
 def test_records_are_copied_byte_for_byte(tmp_path):
@@ -364,186 +268,6 @@ def test_length_bins_hold_their_upper_end(tmp_path, write_fasta):
     }
     assert summary["without_taxon"] == 3
     assert summary["top_taxa"] == []
-
-
-def test_nothing_that_passes_is_an_error_that_says_why(tmp_path, source):
-    with pytest.raises(InputError, match=r"none of its 300 records passes") as caught:
-        sample_fasta(source, tmp_path / "out" / "s.fasta", 10, min_length=50, max_length=60)
-    assert "300 too short and 0 too long" in str(caught.value)
-    assert list((tmp_path / "out").iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"n": 0}, "cannot draw 0 records"),
-        ({"seed": -1}, "seed -1 is negative"),
-        ({"min_length": 9, "max_length": 8}, "at least 9 and at most 8"),
-        ({"max_length": 0}, "at least 1 and at most 0"),
-        ({"target": "s.fasta.gz"}, "give a name without .gz"),
-        ({"target": "s.fasta.zst"}, "give a name without .zst"),
-        ({"target": "source.fasta"}, "is the source itself"),
-        ({"letters": ""}, "letters '': expected residue letters"),
-        ({"letters": "AC-"}, "letters 'AC-': expected residue letters"),
-        ({"taxa": ["9606", " "]}, "taxa: expected names or TaxIDs, one is empty"),
-    ],
-)
-def test_arguments_out_of_range(tmp_path, source, options, message):
-    content = source.read_bytes()
-    arguments = {"n": 10} | options
-    target = tmp_path / arguments.pop("target", "s.fasta")
-    with pytest.raises(InputError, match=message):
-        sample_fasta(source, target, **arguments)
-    assert source.read_bytes() == content
-    assert [path.name for path in tmp_path.iterdir()] == ["source.fasta"]
-
-
-@pytest.mark.parametrize("content", [b"", b"MK\n", b">a\n>b\nMK\n", b">a\nM1\n", b"\x1f\x8b\x08"])
-def test_a_bad_source_leaves_the_older_sample(tmp_path, source, content):
-    target = tmp_path / "out" / "s.fasta"
-    sample_fasta(source, target, 10)
-    before = {path.name: path.read_bytes() for path in target.parent.iterdir()}
-    bad = tmp_path / "bad.fasta"
-    bad.write_bytes(content)
-    with pytest.raises(InputError, match=r"bad\.fasta: "):
-        sample_fasta(bad, target, 10)
-    assert {path.name: path.read_bytes() for path in target.parent.iterdir()} == before
-
-
-@pytest.mark.parametrize("content", [b">only one\nMK\n", b"", b"M" * 100_000, b">a\n" * 9000])
-def test_a_source_that_changes_before_it_is_copied_is_noticed(
-    tmp_path, source, monkeypatch, content
-):
-    copy = sampling._copy
-
-    def changing(*arguments):
-        source.write_bytes(content)
-        return copy(*arguments)
-
-    monkeypatch.setattr(sampling, "_copy", changing)
-    with pytest.raises(InputError, match="changed while it was read"):
-        sample_fasta(source, tmp_path / "s.fasta", 100)
-    assert [path.name for path in tmp_path.iterdir()] == ["source.fasta"]
-
-
-@pytest.mark.parametrize("change", ["cut", "replaced"])
-def test_a_source_that_changes_while_it_is_copied(tmp_path, source, monkeypatch, change):
-    monkeypatch.setattr(drawn_records, "_BATCH_BYTES", 500)
-    locate, calls = drawn_records._locate, []
-
-    def changing(*arguments):
-        calls.append(arguments)
-        if len(calls) == 2 and change == "cut":
-            os.truncate(source, 1000)
-        elif len(calls) == 2:
-            (tmp_path / "other").write_bytes(b">other\nMK\n" * 999)
-            os.replace(tmp_path / "other", source)
-        return locate(*arguments)
-
-    monkeypatch.setattr(drawn_records, "_locate", changing)
-    with pytest.raises(InputError, match="changed while it was read"):
-        sample_fasta(source, tmp_path / "s.fasta", 300)
-    assert [path.name for path in tmp_path.iterdir()] == ["source.fasta"]
-
-
-def test_a_source_that_changes_before_it_is_read_is_noticed(tmp_path, source, monkeypatch):
-    draw = sampling._drawn
-
-    def changing(*arguments):
-        source.write_bytes(source.read_bytes().replace(b"Protein", b"protein"))
-        return draw(*arguments)
-
-    monkeypatch.setattr(sampling, "_drawn", changing)
-    with pytest.raises(InputError, match="changed while it was read"):
-        sample_fasta(source, tmp_path / "s.fasta", 10)
-    assert [path.name for path in tmp_path.iterdir()] == ["source.fasta"]
-
-
-def test_an_edited_sample_of_the_same_size_is_no_source(tmp_path, source):
-    first = tmp_path / "first.fasta"
-    sample_fasta(source, first, 100)
-    first.write_bytes(first.read_bytes().replace(b"Protein", b"protein"))
-    with pytest.raises(InputError, match=r"first\.fasta: incomplete or changed"):
-        sample_fasta(first, tmp_path / "second.fasta", 10)
-    (tmp_path / "first.fasta.manifest.json").unlink()
-    assert sample_fasta(first, tmp_path / "second.fasta", 10).sampled == 10
-
-
-def test_half_a_sample_is_no_source(tmp_path, source):
-    first = tmp_path / "first.fasta"
-    sample_fasta(source, first, 100)
-    os.truncate(first, 2000)
-    with pytest.raises(InputError, match=r"first\.fasta: incomplete or changed"):
-        sample_fasta(first, tmp_path / "second.fasta", 10)
-
-
-@pytest.mark.parametrize("name", ["s.fasta", "s.index.parquet", "s.fasta.manifest.json"])
-def test_nothing_of_a_sample_takes_the_place_of_its_source(tmp_path, source, name):
-    source = source.rename(tmp_path / name)
-    content = source.read_bytes()
-    for location in (source, f"file://{source}"):
-        with pytest.raises(InputError, match="is the source itself"):
-            sample_fasta(location, tmp_path / "s.fasta", 10)
-    assert [path.name for path in tmp_path.iterdir()] == [name]
-    assert source.read_bytes() == content
-
-
-def test_the_index_of_another_sample_is_not_replaced(tmp_path, source):
-    sample_fasta(source, tmp_path / "x.fasta", 10)
-    with pytest.raises(InputError, match=r"would replace x\.index\.parquet"):
-        sample_fasta(source, tmp_path / "x.fa", 20)
-    assert len(index_of(tmp_path / "x.fasta")) == 10
-
-
-def test_a_manifest_that_is_not_of_a_sample_is_named(tmp_path, source):
-    target = tmp_path / "s.fasta"
-    manifest = tmp_path / "s.fasta.manifest.json"
-    sample_fasta(source, target, 10)
-    for old, new in ((b'"passing"', b'"pasing"'), (b'"kind"', b'"kin"'), (b"{", b"")):
-        good = manifest.read_bytes()
-        manifest.write_bytes(good.replace(old, new, 1))
-        with pytest.raises(InputError, match=r"s\.fasta\.manifest\.json: .*remove it"):
-            sample_fasta(source, target, 10)
-        manifest.write_bytes(good)
-
-
-@pytest.mark.parametrize("compressed", [False, True])
-def test_a_disk_that_fills_up_is_named(tmp_path, source, python_environment, compressed):
-    if compressed:
-        source.write_bytes(gzip.compress(source.read_bytes()))
-    sample_fasta(source, tmp_path / "expected.fasta", 300)
-    total = (tmp_path / "expected.fasta").stat().st_size
-    for limit in (total // 2, total - 1, total + 1):
-        code = (
-            "import resource, sys\n"
-            "from esm_sae import sample_fasta\n"
-            f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
-            "sys.exit(sample_fasta.main(sys.argv[1:]))"
-        )
-        target = tmp_path / "new" / "s.fasta"
-        arguments = ["--fasta", source, "--output", target, "--n", "300", "--quiet"]
-        done = subprocess.run(
-            [sys.executable, "-c", code, *arguments],
-            env=python_environment,
-            capture_output=True,
-            text=True,
-        )
-        if limit > total:
-            assert done.returncode == 0, done.stderr
-            continue
-        assert done.returncode == 2, done.stderr
-        assert re.fullmatch(r"error: \S+s\.fasta: cannot be written .*make room.*\n", done.stderr)
-        assert list((tmp_path / "new").iterdir()) == []
-
-
-def test_a_table_that_cannot_be_written_is_named(tmp_path, source, monkeypatch):
-    def failing(*_, **__):
-        raise pl.exceptions.ComputeError("No space left on device")
-
-    monkeypatch.setattr(pl.LazyFrame, "sink_parquet", failing)
-    with pytest.raises(InputError, match=r"index\.parquet.*cannot be written \(No space left"):
-        sample_fasta(source, tmp_path / "new" / "s.fasta", 10)
-    assert list((tmp_path / "new").iterdir()) == []
 
 
 def test_two_taxa_of_one_name_are_two(tmp_path, write_fasta):

@@ -1,4 +1,6 @@
 import hashlib
+import json
+import os
 
 import pytest
 
@@ -140,9 +142,15 @@ def test_a_folder_without_a_source_is_refused(tmp_path):
         provided_source(tmp_path)
 
 
-def test_a_local_source_of_another_size_is_refused(tmp_path, fasta, write_fasta, random_proteins):
+@pytest.mark.parametrize("age", ["newer", "older"])
+def test_a_local_source_of_another_size_is_refused(
+    tmp_path, fasta, write_fasta, random_proteins, age
+):
     provide_source(fasta, tmp_path / "data")
     write_fasta(random_proteins(21), "own.fasta")
+    if age == "older":
+        # As a copy that keeps its time, or an unpacked archive.
+        os.utime(fasta, (10**9, 10**9))
     with pytest.raises(InputError, match="changed since it was made known"):
         provided_source(tmp_path / "data")
 
@@ -235,9 +243,32 @@ def test_a_sample_is_not_the_source_of_the_samples_beside_it(tmp_path, fasta):
     assert provide_source(folder / "s.fasta", tmp_path / "other").path.is_file()
 
 
-@pytest.mark.parametrize("content", ["{}", "[]", "null", '{"path": 5, "sha256": ""}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{}",
+        "[]",
+        "null",
+        '{"path": 5, "bytes": 1, "sha256": ""}',
+        '{"path": "x", "sha256": ""}',
+        '{"path": "x", "bytes": "1", "sha256": ""}',
+    ],
+)
 def test_a_damaged_record_is_named(tmp_path, fasta, content):
     provide_source(fasta, tmp_path / "data")
     (tmp_path / "data" / "uniref50.source.json").write_text(content)
     with pytest.raises(InputError, match="not the record of a source"):
         provided_source(tmp_path / "data")
+
+
+def test_a_manifest_that_names_no_source_is_named(tmp_path):
+    folder = tmp_path / "data"
+    path = provide_source("bundled", folder).manifest_path
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"files": {}}))
+    with pytest.raises(InputError, match=r"uniref50\.manifest\.json: names no source"):
+        provided_source(folder)
+    content["files"]["uniref50.fasta.gz"]["bytes"] = None
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"uniref50\.manifest\.json: not the record of a source"):
+        provided_source(folder)

@@ -30,6 +30,7 @@ class Fault:
 
     Attributes:
         status: answer with this status and no file.
+        reason: the phrase that goes with the status.
         headers: further headers.
         drop_after: close the connection after this many bytes of the body.
         reset: close it with a reset.
@@ -49,6 +50,7 @@ class Fault:
     """
 
     status: int | None = None
+    reason: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
     drop_after: int | None = None
     reset: bool = False
@@ -143,7 +145,7 @@ class _Handler(BaseHTTPRequestHandler):
         status = fault.status if fault.status is not None else (200 if file else 404)
         if status != 200 or file is None:
             request.status = status
-            self._send_headers(status, {"Content-Length": "0"} | fault.headers)
+            self._send_headers(status, {"Content-Length": "0"} | fault.headers, fault.reason)
             return
         request.status, headers, body = self._answer(file, fault)
         self._send_headers(request.status, headers | fault.headers)
@@ -186,8 +188,10 @@ class _Handler(BaseHTTPRequestHandler):
             headers["Content-Length"] = str(len(body))
         return status, headers, body
 
-    def _send_headers(self, status: int, headers: dict[str, str]) -> None:
-        self.send_response(status)
+    def _send_headers(
+        self, status: int, headers: dict[str, str], reason: str | None = None
+    ) -> None:
+        self.send_response(status, reason)
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
