@@ -1,34 +1,24 @@
 """Training a small ESM-C by masked-residue prediction."""
 
-import logging
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from esm.models.esmc import ESMC
-from esm.tokenization import EsmSequenceTokenizer
 from torch.nn import functional as F
 
 from esm_sae import storage
-from esm_sae.data.masked_residues import (
-    AMINO_ACIDS,
-    Alphabet,
-    Masked,
-    mask_for_testing,
-    pack,
-    training_batches,
-)
+from esm_sae.data.masked_residues import Masked, training_batches
+from esm_sae.data.perplexity import alphabet_of, logits_of, perplexity, tokenizer
 from esm_sae.embedding.torch_files import read_torch_file
 from esm_sae.errors import InputError
-from esm_sae.progress import progress
+from esm_sae.progress import LOGGER, progress
 
-_log = logging.getLogger("esm_sae")
-
-_TEST_SHARE = 0.15
 _STEPS_BETWEEN_LOOKS, _BATCHES_OF_A_LOOK = 250, 16
 
 
@@ -66,6 +56,10 @@ class TrainingOptions:
     warmup: int = 100
     decay: float = 0.7
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise InputError(f"steps {self.steps}: expected 1 or more")
 
 
 def train_encoder(
@@ -107,6 +101,13 @@ def train_encoder(
         seed=options.seed,
         first=first,
     )
+    watched = functools.partial(
+        perplexity,
+        proteins=held_out,
+        width=options.row_tokens,
+        rows=options.rows,
+        batches=_BATCHES_OF_A_LOOK,
+    )
     losses = []
     with progress(options.steps, unit="steps", description="training", start=first) as shown:
         for step in range(first, options.steps):
@@ -118,11 +119,9 @@ def train_encoder(
             seen = {
                 "step": step + 1,
                 "train_perplexity": round(math.exp(np.mean(losses)), 3),
-                "held_out_perplexity": round(
-                    perplexity(model, held_out, options, _BATCHES_OF_A_LOOK), 3
-                ),
+                "held_out_perplexity": round(watched(model), 3),
             }
-            _log.info("%s", seen)
+            LOGGER.info("%s", seen)
             curve.append(seen)
             losses.clear()
             _keep(state, model, optimizers, options, curve)
@@ -147,67 +146,6 @@ def new_model(options: TrainingOptions) -> ESMC:
         elif name.endswith("bias"):
             torch.nn.init.zeros_(parameter)
     return model
-
-
-def perplexity(
-    model: ESMC,
-    proteins: Sequence[np.ndarray],
-    options: TrainingOptions,
-    batches: int | None = None,
-) -> float:
-    """Return the perplexity of masked residues: exp of their mean cross-entropy in nats.
-
-    15% of the residues of the proteins, laid into rows, are hidden, the same ones at every call.
-
-    Args:
-        model: the encoder.
-        proteins: token ids of each protein.
-        options: as for training.
-        batches: how many batches of rows are looked at; None takes all.
-    """
-    total = count = 0
-    device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
-    with torch.inference_mode():
-        for batch in test_batches(proteins, options)[:batches]:
-            with torch.autocast(device.type, dtype=torch.bfloat16):
-                logits = _logits(model, batch)
-            residues = torch.from_numpy(batch.residues).to(device)
-            total += F.cross_entropy(logits.double(), residues, reduction="sum").item()
-            count += len(residues)
-    model.train(was_training)
-    return math.exp(total / count)
-
-
-def test_batches(proteins: Sequence[np.ndarray], options: TrainingOptions) -> list[Masked]:
-    """Return rows in a shuffled order with 15% of their residues hidden, always the same ones."""
-    order = np.random.default_rng(options.seed).permutation(len(proteins))
-    rows = pack(proteins, order, options.row_tokens)
-    alphabet = alphabet_of(tokenizer())
-    return [
-        mask_for_testing(
-            type(rows)(
-                rows.tokens[start : start + options.rows],
-                rows.proteins[start : start + options.rows],
-            ),
-            _TEST_SHARE,
-            alphabet,
-            np.random.default_rng([options.seed, start]),
-        )
-        for start in range(0, len(rows.tokens), options.rows)
-    ]
-
-
-def tokenizer() -> EsmSequenceTokenizer:
-    """Return esm's tokenizer."""
-    return EsmSequenceTokenizer()
-
-
-def alphabet_of(tokens: EsmSequenceTokenizer) -> Alphabet:
-    """Return the token ids that masking needs."""
-    ids = cast(dict[str, int], cast(Any, tokens).get_vocab())
-    return Alphabet(np.array([ids[letter] for letter in AMINO_ACIDS]), ids["<mask>"])
 
 
 def _optimizers(model: ESMC, options: TrainingOptions) -> list[torch.optim.Optimizer]:
@@ -237,7 +175,7 @@ def _take_step(
 ) -> float:
     device = next(model.parameters()).device
     with torch.autocast(device.type, dtype=torch.bfloat16):
-        logits = _logits(model, batch)
+        logits = logits_of(model, batch)
     loss = F.cross_entropy(logits, torch.from_numpy(batch.residues).to(device))
     value = loss.item()
     if not math.isfinite(value):
@@ -248,18 +186,6 @@ def _take_step(
     for optimizer in optimizers:
         optimizer.step()
     return value
-
-
-def _logits(model: ESMC, batch: Masked) -> torch.Tensor:
-    """Return the logits of the residues to predict, (M, 64) float32."""
-    device = next(model.parameters()).device
-    states = model.embed(torch.from_numpy(batch.tokens).to(device))
-    # Equal numbers attend to one another: ESM-C takes the owners for its mask.
-    owners = torch.from_numpy(batch.proteins).to(device)
-    for block in model.transformer.blocks:
-        states = block(states, owners, None, None, None)
-    chosen = model.transformer.norm(states).flatten(0, 1)[torch.from_numpy(batch.where).to(device)]
-    return model.sequence_head(chosen).float()
 
 
 def _keep(

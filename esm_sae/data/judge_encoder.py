@@ -7,9 +7,9 @@ cluster is of its family, beside an untrained copy and what plain counting gives
 import argparse
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import numpy as np
 
@@ -17,7 +17,6 @@ from esm_sae import storage
 from esm_sae.cli import command, run
 from esm_sae.data.masked_residues import AMINO_ACIDS
 from esm_sae.data.nearest_neighbours import (
-    Precision,
     composition,
     dipeptides,
     family_of,
@@ -28,6 +27,7 @@ from esm_sae.data.nearest_neighbours import (
 )
 from esm_sae.data.source_proteins import SourceProtein, read_source
 from esm_sae.data.train_encoder import RECORD, WEIGHTS
+from esm_sae.errors import InputError
 from esm_sae.formats.headers import parse_header
 from esm_sae.progress import progress
 
@@ -40,9 +40,17 @@ if TYPE_CHECKING:
 
 MEASURES = "encoder_measures.json"
 
+Hits = dict[str, dict[str, np.ndarray]]
+"""By space and form, whether each query's nearest neighbour is of its family: (Q,), 0 or 1."""
+
 _LONGEST = 512
 _BATCH_TOKENS = 8_192
 _RESIDUES_OF_A_PROTEIN = 4
+
+
+class _RowShape(TypedDict):
+    width: int
+    rows: int
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,17 +86,25 @@ def judge_encoder(source: Path, folder: Path, *, device: str = "cpu") -> dict[st
         What the file holds.
 
     Raises:
-        InputError: the source is not the expected one, or the weights do not fit.
+        InputError: the source is not the expected one, or weights and record do not belong
+            together.
     """
     from esm_sae.embedding import load_encoder
 
+    record = storage.read_json(folder / RECORD)
+    if record["sha256"] != storage.sha256_of(folder / WEIGHTS):
+        raise InputError(f"{folder / RECORD}: not the record of {WEIGHTS}; train it again")
+    rows: _RowShape = {
+        "width": record["options"]["row_tokens"],
+        "rows": record["options"]["rows"],
+    }
     proteins = read_source(source)
     trained = load_encoder("esmc_demo", weights=folder / WEIGHTS, device=device)
     untrained = load_encoder("esmc_demo_untrained", device=device)
     measures = {
         "weights_sha256": trained.weights_sha256,
         "proteins": len(proteins),
-        "perplexity": _perplexities(proteins, trained, untrained, folder),
+        "perplexity": _perplexities(proteins, trained, untrained, rows),
         "neighbours": _neighbours(proteins, trained, untrained),
     }
     storage.publish_json(folder / MEASURES, measures)
@@ -96,17 +112,10 @@ def judge_encoder(source: Path, folder: Path, *, device: str = "cpu") -> dict[st
 
 
 def _perplexities(
-    proteins: Sequence[SourceProtein], trained: "Encoder", untrained: "Encoder", folder: Path
+    proteins: Sequence[SourceProtein], trained: "Encoder", untrained: "Encoder", rows: "_RowShape"
 ) -> dict[str, float]:
-    from esm_sae.data.encoder_training import (
-        TrainingOptions,
-        alphabet_of,
-        perplexity,
-        test_batches,
-        tokenizer,
-    )
+    from esm_sae.data.perplexity import alphabet_of, hidden_batches, perplexity, tokenizer
 
-    options = TrainingOptions(**storage.read_json(folder / RECORD)["options"])
     encode = trained.backbone.vocabulary.encode
     tokens = {
         split: [encode(p.sequence).ids for p in proteins if p.split == split]
@@ -116,12 +125,12 @@ def _perplexities(
     counts = np.bincount(np.concatenate(tokens["train"]), minlength=64)[residues]
     information = np.full(64, np.nan)
     information[residues] = -np.log(counts / counts.sum())
-    hidden = np.concatenate([batch.residues for batch in test_batches(tokens["test"], options)])
+    hidden = [batch.residues for batch in hidden_batches(tokens["test"], **rows)]
     found = {
         "uniform": float(len(residues)),
-        "unigram": math.exp(information[hidden].mean()),
-        "untrained": perplexity(_model(untrained), tokens["test"], options),
-        "trained": perplexity(_model(trained), tokens["test"], options),
+        "unigram": math.exp(information[np.concatenate(hidden)].mean()),
+        "untrained": perplexity(_model(untrained), tokens["test"], **rows),
+        "trained": perplexity(_model(trained), tokens["test"], **rows),
     }
     return {name: round(value, 2) for name, value in found.items()}
 
@@ -129,12 +138,32 @@ def _perplexities(
 def _neighbours(
     proteins: Sequence[SourceProtein], trained: "Encoder", untrained: "Encoder"
 ) -> dict[str, Any]:
-    sequences = [protein.sequence for protein in proteins]
-    clusters = [protein.cluster for protein in proteins]
+    clusters = np.array([protein.cluster for protein in proteins])
     families = [family_of(parse_header(protein.header).name) for protein in proteins]
     splits = np.array([protein.split for protein in proteins])
     queries = queries_of(families, clusters)
-    seen = np.flatnonzero(splits == "train")
+    spaces, ranks = _spaces(proteins, trained, untrained)
+    hits = _hits(spaces, queries, clusters, families, fitted_to=np.flatnonzero(splits == "train"))
+    groups = {
+        "validation": splits[queries] == "validation",
+        "test": splits[queries] == "test",
+        "all": np.ones(len(queries), dtype=bool),
+    }
+    return {
+        "families": len({families[query] for query in queries}),
+        "effective_rank": {f"layer {n}": rank for n, rank in enumerate(ranks)},
+        **{
+            group: _figures(hits, inside, clusters[queries], layers=trained.blocks)
+            for group, inside in groups.items()
+        },
+    }
+
+
+def _spaces(
+    proteins: Sequence[SourceProtein], trained: "Encoder", untrained: "Encoder"
+) -> tuple[dict[str, np.ndarray], list[float]]:
+    """Return vectors of the proteins by name, and the ranks of the trained encoder's residues."""
+    sequences = [protein.sequence for protein in proteins]
     means, residues = means_of_layers(trained, sequences)
     untrained_means, _ = means_of_layers(untrained, sequences)
     spaces = {
@@ -143,48 +172,50 @@ def _neighbours(
         **{f"untrained, layer {n}": layer for n, layer in enumerate(untrained_means)},
         **{f"trained, layer {n}": layer for n, layer in enumerate(means)},
     }
-    groups = {
-        "validation": queries[splits[queries] == "validation"],
-        "test": queries[splits[queries] == "test"],
-        "all": queries,
-    }
-    family_numbers = np.unique([family or "" for family in families], return_inverse=True)[1]
-    hits: dict[str, dict[str, np.ndarray]] = {}
+    return spaces, [_effective_rank(rows) for rows in residues]
+
+
+def _hits(
+    spaces: Mapping[str, np.ndarray],
+    queries: np.ndarray,
+    clusters: np.ndarray,
+    families: Sequence[str | None],
+    *,
+    fitted_to: np.ndarray,
+) -> Hits:
+    numbers = np.unique([family or "" for family in families], return_inverse=True)[1]
+    hits: Hits = {}
     for name, raw in spaces.items():
-        for form, vectors in (("raw", raw), ("whitened", whiten(raw, seen))):
+        for form, vectors in (("raw", raw), ("whitened", whiten(raw, fitted_to))):
             nearest = nearest_in_other_clusters(vectors, queries, clusters)
-            hits.setdefault(name, {})[form] = family_numbers[nearest] == family_numbers[queries]
-    cluster_of = np.array(clusters)
-    found: dict[str, Any] = {
-        "families": len({families[query] for query in queries}),
-        "effective_rank": {f"layer {n}": _effective_rank(r) for n, r in enumerate(residues)},
+            same = numbers[nearest] == numbers[queries]
+            hits.setdefault(name, {})[form] = same.astype(float)
+    return hits
+
+
+def _figures(
+    hits: Hits, inside: np.ndarray, clusters: np.ndarray, *, layers: int
+) -> dict[str, Any]:
+    """Return the precision of each space over some of the queries, and the trained one's lead."""
+
+    def of(hit: np.ndarray) -> dict[str, float]:
+        found = precision(hit[inside], clusters[inside])
+        return {name: round(value, 3) for name, value in found._asdict().items()}
+
+    others = ("untrained", "composition and length", "dipeptides")
+    return {
+        "queries": int(inside.sum()),
+        "precision_at_1": {
+            name: {form: of(hit) for form, hit in forms.items()} for name, forms in hits.items()
+        },
+        "trained_minus": {
+            other: {
+                f"layer {n}": of(hits[f"trained, layer {n}"]["whitened"] - _best(hits, other, n))
+                for n in range(1, layers + 1)
+            }
+            for other in others
+        },
     }
-    for group, members in groups.items():
-        inside = np.isin(queries, members)
-        found[group] = {
-            "queries": len(members),
-            "precision_at_1": {
-                name: {
-                    form: _rounded(precision(hit[inside], cluster_of[members]))
-                    for form, hit in forms.items()
-                }
-                for name, forms in hits.items()
-            },
-            "trained_minus": {
-                other: {
-                    f"layer {n}": _rounded(
-                        precision(
-                            hits[f"trained, layer {n}"]["whitened"][inside].astype(float)
-                            - _best(hits, other, n)[inside],
-                            cluster_of[members],
-                        )
-                    )
-                    for n in range(1, len(means))
-                }
-                for other in ("untrained", "composition and length", "dipeptides")
-            },
-        }
-    return found
 
 
 def means_of_layers(
@@ -231,7 +262,7 @@ def _batches_of_equals(
         size = max(1, _BATCH_TOKENS // int(length))
         for start in range(0, len(of_length), size):
             numbers = of_length[start : start + size]
-            tokens = [encode(sequences[number][:_LONGEST]).ids for number in numbers]
+            tokens = [encode(sequences[n][:_LONGEST]).ids for n in numbers.tolist()]
             yield numbers, np.stack(tokens)
 
 
@@ -249,10 +280,10 @@ def _model(encoder: "Encoder") -> "ESMC":
     return cast("ESMCBackbone", encoder.backbone).model
 
 
-def _best(hits: dict[str, dict[str, np.ndarray]], other: str, layer: int) -> np.ndarray:
+def _best(hits: Hits, other: str, layer: int) -> np.ndarray:
     """Return the hits of another space, raw or whitened, whichever has more of them."""
     forms = hits[f"untrained, layer {layer}" if other == "untrained" else other]
-    return max(forms.values(), key=lambda hit: hit.mean()).astype(float)
+    return max(forms.values(), key=lambda hit: hit.mean())
 
 
 def _effective_rank(rows: np.ndarray) -> float:
@@ -260,10 +291,6 @@ def _effective_rank(rows: np.ndarray) -> float:
     spectrum = np.linalg.eigvalsh(np.cov(rows.astype(np.float64), rowvar=False))
     shares = spectrum[spectrum > 0] / spectrum[spectrum > 0].sum()
     return round(math.exp(-(shares * np.log(shares)).sum()), 1)
-
-
-def _rounded(found: Precision) -> dict[str, float]:
-    return {name: round(value, 3) for name, value in found._asdict().items()}
 
 
 if __name__ == "__main__":

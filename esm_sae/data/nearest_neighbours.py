@@ -34,7 +34,7 @@ def family_of(name: str) -> str | None:
     return plain if plain and not _SAYS_NOTHING.search(plain) else None
 
 
-def queries_of(families: Sequence[str | None], clusters: Sequence[str]) -> np.ndarray:
+def queries_of(families: Sequence[str | None], clusters: Sequence[str] | np.ndarray) -> np.ndarray:
     """Return the numbers of the proteins that have one of their family in another cluster."""
     clusters_of: dict[str, set[str]] = {}
     for family, cluster in zip(families, clusters, strict=True):
@@ -51,7 +51,7 @@ def queries_of(families: Sequence[str | None], clusters: Sequence[str]) -> np.nd
 
 
 def nearest_in_other_clusters(
-    vectors: np.ndarray, queries: np.ndarray, clusters: Sequence[str]
+    vectors: np.ndarray, queries: np.ndarray, clusters: Sequence[str] | np.ndarray
 ) -> np.ndarray:
     """Return each query's nearest protein by cosine among those of other clusters.
 
@@ -91,7 +91,9 @@ def whiten(vectors: np.ndarray, fitted_to: np.ndarray) -> np.ndarray:
     return (vectors - mean) @ (axes[:, kept] / np.sqrt(variances[kept]))
 
 
-def precision(hits: np.ndarray, clusters: Sequence[str], *, seed: int = 0) -> Precision:
+def precision(
+    hits: np.ndarray, clusters: Sequence[str] | np.ndarray, *, seed: int = 0
+) -> Precision:
     """Return the share of hits; its interval is of a bootstrap over whole clusters.
 
     Args:

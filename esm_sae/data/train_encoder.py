@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--source", type=Path, required=True, metavar="DIR", help="folder of the example records"
     )
-    parser.add_argument("--steps", type=int, metavar="N", help="optimizer steps")
+    parser.add_argument("--steps", type=int, metavar="N", help="optimizer steps (default: 2800)")
     parser.add_argument("--device", default="cpu", metavar="NAME", help="default: cpu")
     return run(parser, _work, argv)
 
@@ -44,7 +44,7 @@ def _work(options: argparse.Namespace) -> str:
         options.output,
         device=options.device,
         seed=options.seed,
-        **({"steps": options.steps} if options.steps else {}),
+        **({} if options.steps is None else {"steps": options.steps}),
     )
     last = record["curve"][-1]
     return (
@@ -71,7 +71,7 @@ def train_bundled_encoder(
         InputError: the source is not the expected one, or training fails.
     """
     import torch
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     from esm_sae.data.encoder_training import TrainingOptions, tokenizer, train_encoder
     from esm_sae.embedding.esmc import vocabulary_of
@@ -91,8 +91,7 @@ def train_bundled_encoder(
         name: tensor.to("cpu", torch.bfloat16).contiguous()
         for name, tensor in model.state_dict().items()
     }
-    with storage.publish(output / WEIGHTS) as temporary:
-        save_file(tensors, temporary)
+    storage.publish_bytes(output / WEIGHTS, save(tensors))
     record = {
         "options": asdict(chosen),
         "proteins": _counts(proteins),
