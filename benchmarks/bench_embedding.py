@@ -29,7 +29,15 @@ from typing import Any
 
 import embedding_contenders
 import numpy as np
-from embedding_contenders import CONTENDERS, ENGINE, MATMUL, ONE_BY_ONE, SIZES, linear_shapes
+from embedding_contenders import (
+    CONTENDERS,
+    ENGINE,
+    MATMUL,
+    ONE_BY_ONE,
+    SIZES,
+    linear_shapes,
+    size_of,
+)
 
 PRECISIONS = ("float32", "bfloat16")
 _MEMORY_UNIT = 1 if sys.platform == "darwin" else 1024
@@ -139,7 +147,7 @@ def _child(
 
 def _operations(lengths: Sequence[int], size: str) -> int:
     """Return the floating-point operations that embedding these proteins needs in the blocks."""
-    width, _, blocks = SIZES[size]
+    width, _, blocks = size_of(size)
     linear = 2 * sum(outputs * inputs for outputs, inputs in linear_shapes(size))
     tokens = [length + 2 for length in lengths]
     return blocks * sum(linear * count + 4 * width * count**2 for count in tokens)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-SIZES = {"demo": (256, 4, 3), "300m": (960, 15, 30), "600m": (1152, 18, 36)}
+SIZES = ("demo", "300m", "600m")
 MATMUL, ESM, ONE_BY_ONE, ENGINE = "matmul", "esm, batches of 32", "esm, one by one", "esm_sae"
 _ESM_BATCH = 32
 _MATMUL_TOKENS = {"cpu": 2048, "cuda": 32_768}
@@ -73,6 +73,9 @@ def _run_esm(job: argparse.Namespace, batch: int) -> tuple[np.ndarray, float]:
     # As esm's own load_local_model does.
     model.load_state_dict(torch.load(job.weights, map_location="cpu", weights_only=True))
     model.to(job.device).eval()
+    if job.device == "cuda" and job.precision == "bfloat16":
+        # As ESMC.from_pretrained does.
+        model.to(torch.bfloat16)
     autocast = torch.autocast(job.device, torch.bfloat16, enabled=job.precision == "bfloat16")
 
     def embed(sequences: Sequence[str]) -> np.ndarray:
@@ -182,7 +185,7 @@ def _group_of(operation: str) -> str:
 
 def linear_shapes(size: str) -> Iterator[tuple[int, int]]:
     """Yield outputs and inputs of a block's linear layers."""
-    width = SIZES[size][0]
+    width = size_of(size).width
     # Esm rounds 8/3 of the width up to a multiple of 256.
     hidden = (int(8 / 3 * width) + 255) // 256 * 256
     yield from [(3 * width, width), (width, width), (2 * hidden, width), (width, hidden)]
@@ -192,7 +195,13 @@ def _esm_model(size: str) -> Any:
     from esm.models.esmc import ESMC
     from esm.tokenization import EsmSequenceTokenizer
 
-    return ESMC(*SIZES[size], EsmSequenceTokenizer())
+    return ESMC(*size_of(size), EsmSequenceTokenizer())
+
+
+def size_of(size: str) -> Any:
+    from esm_sae.embedding.encoders import known_size
+
+    return known_size(f"esmc_{size}")
 
 
 def _engine(job: argparse.Namespace) -> Any:

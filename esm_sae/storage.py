@@ -181,6 +181,15 @@ def local_path(path: PathLike) -> Path | None:
     return None if is_url(path) else Path(path)
 
 
+def state_of(path: PathLike) -> tuple[int, ...]:
+    """Return what changes when a local file is written to or replaced."""
+    local = local_path(path)
+    if local is None or not local.is_file():
+        return ()
+    state = local.stat()
+    return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns
+
+
 @contextlib.contextmanager
 def naming_full_disk(target: Path) -> Iterator[None]:
     """Say which output a full disk, or a limit on the size of files, stopped.

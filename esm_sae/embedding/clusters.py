@@ -51,9 +51,13 @@ def embed_clusters(
         InputError: the JSON has another shape, a sequence cannot be embedded (the record is
             named), all are skipped, or an embedding is not sound.
     """
+    target = Path(output_json)
+    if options.per_residue and target.suffix != ".json":
+        raise InputError(
+            f"{target}: files of residues are named after it; give it a name that ends in .json"
+        )
     every = _proteins(clusters_json, encoder.backbone.vocabulary)
     proteins = _kept(every, options, clusters_json)
-    target = Path(output_json)
     paths = [target]
     if options.per_residue:
         paths += [target.with_suffix(".residues.npy"), target.with_suffix(".residues.parquet")]

@@ -42,14 +42,19 @@ class Journal:
 
 
 def read_journal(folder: Path) -> State | None:
-    """Return the last recorded state, None where there is none."""
+    """Return the last recorded state, None where there is none that can be one."""
     path = folder / _NAME
     if not path.is_file():
         return None
     try:
-        return State(**storage.read_json(path))
+        state = State(**storage.read_json(path))
     except (InputError, TypeError):
         return None
+    least = State(pieces=1, batch_tokens=1, tokens=1)
+    usable = all(
+        type(value) is int and value >= bound for value, bound in zip(state, least, strict=True)
+    )
+    return state if usable else None
 
 
 def remove_journal(folder: Path) -> None:

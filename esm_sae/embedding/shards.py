@@ -62,6 +62,7 @@ class ShardResult:
 @dataclass(frozen=True)
 class _Source:
     fasta: storage.PathLike
+    state: tuple[int, ...]
     sha256: str
     proteins: pl.LazyFrame
     count: int
@@ -116,17 +117,27 @@ def embed_fasta(
     """
     source = _open_source(fasta)
     count = _shard_count(source, encoder, options, sequences_per_shard)
-    refuse_other_counts(Path(directory), count)
-    for shard in range(count):
-        _embed_shard(source, Path(directory), shard, count, encoder, options)
-    return publish_manifest(directory, count=count)
+    # Of two calls at once the second waits: it would replace the first one's shards.
+    with storage.locked(directory):
+        refuse_other_counts(Path(directory), count)
+        for shard in range(count):
+            _embed_shard(source, Path(directory), shard, count, encoder, options)
+        return publish_manifest(directory, count=count)
 
 
 def _open_source(fasta: storage.PathLike) -> _Source:
+    state = storage.state_of(fasta)
     # The index first: it refuses a folder, whose manifest identity_of would ask for.
     proteins = scan_index(fasta)
     count = proteins.select(pl.len()).collect().item()
-    return _Source(fasta, identity_of(fasta), proteins, count)
+    return _Source(fasta, state, identity_of(fasta), proteins, count)
+
+
+def _require_unchanged(source: _Source) -> None:
+    if storage.state_of(source.fasta) != source.state:
+        raise InputError(
+            f"{source.fasta}: was written to while it was read; run it again when it is whole"
+        )
 
 
 def _shard_count(
@@ -223,6 +234,7 @@ def _write_shard(
     every = len(proteins)
     proteins = _kept(proteins, options, f"{source.fasta}: shard {name}")
     sequences = [record.sequence for record in read_at(source.fasta, proteins["offset"].to_list())]
+    _require_unchanged(source)
     files = _matrix_files(targets, finals, proteins, encoder, options)
     # The tables first, so that a full disk is known before anything is computed.
     for file in files:

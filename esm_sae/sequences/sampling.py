@@ -18,7 +18,7 @@ from esm_sae.progress import progress
 from esm_sae.sequences.draw import Draw
 from esm_sae.sequences.drawn_records import RecordsInFile, changed_meanwhile, read_records
 from esm_sae.sequences.identical import find_repeats
-from esm_sae.sequences.sampling_checks import require_as_recorded, require_usable, state_of
+from esm_sae.sequences.sampling_checks import require_as_recorded, require_usable
 from esm_sae.sequences.selection import Selection, Sieve
 from esm_sae.sequences.statistics import LengthCounts, summary_of
 
@@ -97,7 +97,7 @@ def sample_fasta(
     except InputError as error:
         raise InputError(f"{target}: {error}") from None
     require_usable(source, target, n, seed)
-    state = state_of(source)
+    state = storage.state_of(source)
     known = identity_of(source) if sha256 is None else sha256
     require_as_recorded(source, known)
 
@@ -109,7 +109,7 @@ def sample_fasta(
             if not drawn.sieve.passing:
                 raise _nothing_passes(source, drawn.sieve)
             lengths, unrecognised = _copy(drawn.records, source, paths, folder)
-            if state_of(source) != state:
+            if storage.state_of(source) != state:
                 raise changed_meanwhile(source)
         return summary_of(drawn.sieve, drawn.lengths, lengths, paths[1], unrecognised)
 

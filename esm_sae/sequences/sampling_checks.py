@@ -56,15 +56,6 @@ def require_as_recorded(source: storage.PathLike, sha256: str) -> None:
         )
 
 
-def state_of(source: storage.PathLike) -> tuple[int, ...]:
-    """Return what changes when a local file is written to or replaced."""
-    local = storage.local_path(source)
-    if local is None or not local.is_file():
-        return ()
-    state = local.stat()
-    return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns
-
-
 def _require_own_index(target: Path) -> None:
     """Refuse to replace the index of another file, such as that of x.fa by that of x.fasta."""
     index = index_path(target)
