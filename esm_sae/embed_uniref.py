@@ -14,7 +14,11 @@ from esm_sae.embedding.cli_options import (
     encoder_from,
 )
 from esm_sae.embedding.options import DTYPES
+from esm_sae.errors import InputError
+from esm_sae.formats.manifest import Product, read_manifest
 from esm_sae.formats.shards import provenance_of
+
+_COUNTS = ("proteins", "residues", "truncated", "windowed", "skipped", "unknown_letters")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,6 +72,7 @@ def _run(options: argparse.Namespace) -> str:
         sequences_per_shard=options.sequences_per_shard,
     )
     seconds = time.monotonic() - started
+    _require_counts(product)
     summary = product.manifest.summary
     rows = provenance_of(product.manifest.determinants).describe()
     return (
@@ -75,6 +80,20 @@ def _run(options: argparse.Namespace) -> str:
         f"proteins in {summary['shards']} shards; {rows}\n"
         f"{counts_line(summary)}; " + ("unchanged" if product.unchanged else f"{seconds:.1f} s")
     )
+
+
+def _require_counts(product: Product) -> None:
+    """Refuse shards whose manifests lack counts: the sum over all shards then has none."""
+    for name in product.manifest.determinants["shards"]:
+        path = product.path / f"{name}.json"
+        shard = read_manifest(path)
+        counts = shard.summary if shard is not None else {}
+        missing = [count for count in _COUNTS if not isinstance(counts.get(count), int)]
+        if missing:
+            raise InputError(
+                f"{path}: records no number of {missing[0]}; remove it and run this again, which "
+                "makes the shard anew"
+            )
 
 
 if __name__ == "__main__":

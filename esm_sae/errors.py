@@ -1,4 +1,4 @@
-"""The one exception that means: the input, not the program, is at fault; and what it may say."""
+"""The exceptions that mean: not the program is at fault, but its input; and what they may say."""
 
 
 class InputError(ValueError):
@@ -10,6 +10,10 @@ class InputError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(one_line(message))
+
+
+class ResumableError(InputError):
+    """What stopped the work may pass: what is finished is kept, and a rerun goes on from there."""
 
 
 def one_line(text: str) -> str:

@@ -89,14 +89,21 @@ def list_files(directory: PathLike, pattern: str = "*") -> list[Path]:
     """List the files of a local directory that match a glob pattern, sorted by name.
 
     Raises:
-        InputError: there is no such directory, or it is a file.
+        InputError: there is no such directory, it is a file, or a match is a link to nothing.
     """
     folder = Path(directory)
     if not folder.exists():
         raise InputError(f"{folder}: no such directory")
     if not folder.is_dir():
         raise InputError(f"{folder}: is a file, expected a directory")
-    return sorted(path for path in folder.glob(pattern) if path.is_file())
+    matches = sorted(folder.glob(pattern))
+    for path in matches:
+        if path.is_symlink() and not path.exists():
+            raise InputError(
+                f"{path}: links to {os.readlink(path)}, which is not there; restore that or remove "
+                "the link"
+            )
+    return [path for path in matches if path.is_file()]
 
 
 def sha256_of(path: PathLike) -> str:
@@ -191,11 +198,12 @@ def state_of(path: PathLike) -> tuple[int, ...]:
 
 
 @contextlib.contextmanager
-def naming_full_disk(target: Path) -> Iterator[None]:
+def naming_full_disk(target: Path, kind: type[InputError] = InputError) -> Iterator[None]:
     """Say which output a full disk, or a limit on the size of files, stopped.
 
     Raises:
-        InputError: in place of the system's error, or a library's, which names nothing.
+        InputError: of the given kind, in place of the system's error, or a library's, which
+            names nothing.
     """
     try:
         yield
@@ -206,7 +214,7 @@ def naming_full_disk(target: Path) -> Iterator[None]:
         if reason is None:
             raise
         free = shutil.disk_usage(target.parent).free
-        raise InputError(
+        raise kind(
             f"{target}: cannot be written ({reason}; {free:,} bytes are free on its disk); make "
             "room and run it again"
         ) from None
@@ -274,18 +282,22 @@ def sync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(target: PathLike) -> Iterator[None]:
+def locked(target: PathLike, *, wait: bool = True) -> Iterator[bool]:
     """Hold the exclusive lock on a target among the processes of this machine.
 
     A second process waits until the first is done. The lock dies with its process, so that a
-    killed one never leaves it behind.
+    killed one never leaves it behind. Yields whether the lock is held: not so where another
+    process holds it and ``wait`` is false.
     """
     path = Path(target)
     make_folder(path.parent)
     lock = path.parent / f".{path.name}.lock"
-    descriptor = _acquire(lock)
+    descriptor = _acquire(lock, wait)
+    if descriptor is None:
+        yield False
+        return
     try:
-        yield
+        yield True
     finally:
         lock.unlink(missing_ok=True)
         os.close(descriptor)
@@ -315,10 +327,14 @@ def _full_disk_reason(error: Exception) -> str | None:
     return text if isinstance(error, OSError) and is_cut else None
 
 
-def _acquire(lock: Path) -> int:
+def _acquire(lock: Path, wait: bool) -> int | None:
     while True:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
         # The holder before us unlinks the file on release: what we locked may no longer be what
         # the name means.
         with contextlib.suppress(FileNotFoundError):

@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from esm_sae.errors import InputError
 
+_MOST = 2**31 - 1
+
 LARGE_SAMPLE, SMALL_SAMPLE = "uniref50_10M_sample", "uniref50_1M_sample"
 
 _PREFIX = "ESM_SAE_"
@@ -37,11 +39,11 @@ class SampleSettings(_Section):
 
     large_size: int = Field(default=10_000_000, ge=1)
     """Most records in the large sample."""
-    large_max_length: int = Field(default=2048, ge=1)
+    large_max_length: int = Field(default=2048, ge=1, le=_MOST)
     """Most residues of a record in the large sample."""
     small_size: int = Field(default=1_048_576, ge=1)
     """Most records in the small sample, which is drawn from the large one."""
-    small_max_length: int = Field(default=256, ge=1)
+    small_max_length: int = Field(default=256, ge=1, le=_MOST)
     """Most residues of a record in the small sample."""
     min_length: int = Field(default=1, ge=1)
     """Fewest residues of a record in either sample."""
@@ -73,9 +75,9 @@ class EmbeddingSettings(_Section):
     pooling: Literal["mean", "max", "last", "bos", "residue"] = "mean"
     """What a row is: a protein (the mean or the maximum over its residues, its last residue, or
     its BOS token), or a residue."""
-    residues_per_protein: int | None = Field(default=None, ge=1)
+    residues_per_protein: int | None = Field(default=None, ge=1, le=_MOST)
     """With residue rows: how many residues of a protein are kept, drawn at random."""
-    max_length: int | None = Field(default=None, ge=1)
+    max_length: int | None = Field(default=None, ge=1, le=_MOST)
     """Most residues of a protein that the encoder gets at once; none: all."""
     long_sequences: Literal["truncate", "window", "skip"] = "truncate"
     """What becomes of longer proteins: cut off, embedded in overlapping windows, or left out."""
@@ -87,7 +89,7 @@ class EmbeddingSettings(_Section):
     """Device of the encoder, such as cpu or cuda; empty: a GPU where there is one."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the forward pass; auto is bfloat16 on a GPU, else float32."""
-    batch_tokens: int | None = Field(default=None, ge=1)
+    batch_tokens: int | None = Field(default=None, ge=1, le=_MOST)
     """Most tokens in a batch, padding included; none: what suits the device."""
 
     @property

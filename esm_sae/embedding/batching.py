@@ -9,6 +9,8 @@ _DEFAULT_BATCH_TOKENS = {"cuda": 65_536}
 _DEFAULT_BATCH_TOKENS_ELSEWHERE = 4096
 
 _MOST_PADDING = 0.04
+# PAD that is not computed still takes memory beside the states of the others.
+_MOST_PADDING_PACKED = 0.5
 
 
 def default_batch_tokens(device: str) -> int:
@@ -21,24 +23,33 @@ def longest_first(lengths: np.ndarray) -> np.ndarray:
     return np.argsort(-lengths, kind="stable")
 
 
-def batch_end(lengths: np.ndarray, start: int, budget: int) -> int:
+def batch_end(lengths: np.ndarray, start: int, budget: int, *, packed: bool = False) -> int:
     """Return where the batch ends that starts at ``start``.
 
-    A batch of b sequences padded to its longest, T tokens, has b * T <= ``budget``, and at most
-    4% of that is padding; a sequence longer than the budget is a batch of its own. Longest
-    first, so that memory runs out at the start or not at all.
+    At most ``budget`` tokens of a batch are computed: b * T of b sequences padded to T, the
+    longest, of which at most 4% are padding; or the sequences' own, packed, where at most half
+    of b * T is padding. A sequence longer than the budget is a batch of its own. Longest first,
+    so that memory runs out at the start or not at all.
 
     Args:
         lengths: number of tokens of each sequence, special tokens included, descending, (N,).
         start: first sequence of the batch.
-        budget: most tokens of a batch, padding included.
+        budget: most tokens that are computed in a batch.
+        packed: whether the encoder does not compute PAD.
     """
     longest = int(lengths[start])
-    candidates = lengths[start : start + max(1, budget // longest)]
-    padded = longest * np.arange(1, len(candidates) + 1)
-    # The shares ascend, since the lengths descend.
-    padding = 1 - np.cumsum(candidates) / padded
-    return start + int(np.searchsorted(padding, _MOST_PADDING, side="right"))
+    most_padding = _MOST_PADDING_PACKED if packed else _MOST_PADDING
+    most = int(budget / (1 - most_padding)) // longest
+    own = np.cumsum(lengths[start : start + max(1, most)])
+    padded = longest * np.arange(1, len(own) + 1)
+    # Tokens and shares of padding ascend, since the lengths descend: what fits is at the front.
+    fits = ((own if packed else padded) <= budget) & (1 - own / padded <= most_padding)
+    return start + max(1, int(np.count_nonzero(fits)))
+
+
+def computed_tokens(lengths: np.ndarray, *, packed: bool) -> int:
+    """Return the tokens computed in a batch of sequences of these many, descending, (b,)."""
+    return int(lengths.sum()) if packed else int(lengths[0]) * len(lengths)
 
 
 def pad(sequences: Sequence[np.ndarray], value: int) -> np.ndarray:

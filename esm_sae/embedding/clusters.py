@@ -13,10 +13,10 @@ from esm_sae.embedding.matrices import MatrixFile
 from esm_sae.embedding.options import EmbeddingOptions
 from esm_sae.embedding.residues import ResidueRows, all_residues
 from esm_sae.embedding.rows import fill_rows
-from esm_sae.embedding.tables import write_table
+from esm_sae.embedding.tables import write_table_once
 from esm_sae.embedding.tokens import Vocabulary
 from esm_sae.embedding.validation import require_sound
-from esm_sae.errors import InputError
+from esm_sae.errors import InputError, ResumableError
 from esm_sae.formats.clusters_json import (
     EmbeddedClusters,
     encode_embedded,
@@ -45,11 +45,11 @@ def embed_clusters(
     JSON, from 0), taxon, header, position (from 1). All residues, whatever
     ``residues_per_protein`` says: an SAE of residues is max-pooled over the whole protein.
     ``dtype`` is not used either. Sequences that the options skip are left out, and so is a taxon
-    that loses all. A killed call is gone on with.
+    that loses all. A killed call is gone on with, and so is one that had no room for the JSON.
 
     Raises:
         InputError: the JSON has another shape, a sequence cannot be embedded (the record is
-            named), all are skipped, or an embedding is not sound.
+            named), all are skipped, the disk is full, or an embedding is not sound.
     """
     target = Path(output_json)
     if options.per_residue and target.suffix != ".json":
@@ -107,12 +107,7 @@ def _kept(
     proteins: _Proteins, options: EmbeddingOptions, clusters_json: storage.PathLike
 ) -> _Proteins:
     lengths = np.array([len(sequence) for sequence in proteins.sequences])
-    kept = np.flatnonzero(options.embedded_lengths(lengths)).tolist()
-    if not kept:
-        raise InputError(
-            f"{clusters_json}: all of its sequences have more than {options.max_length} residues "
-            "and are skipped; set a greater max_length, or truncate or window them"
-        )
+    kept = options.kept(lengths, f"{clusters_json}").tolist()
     return _Proteins(*([column[number] for number in kept] for column in proteins))
 
 
@@ -132,7 +127,7 @@ def _write(
         lengths = np.array([len(sequence) for sequence in sequences])
         rows = all_residues(options.embedded_lengths(lengths))
         per_residue = MatrixFile(targets[1], finals[1], len(rows), encoder.width)
-        write_table(_residue_table(taxa, headers, rows), targets[2], final=finals[2])
+        write_table_once(_residue_table(taxa, headers, rows), targets[2], final=finals[2])
     counts, _ = fill_rows(
         sequences,
         ids,
@@ -149,7 +144,9 @@ def _write(
         owners = rows.sequences
         require_sound(per_residue, lambda numbers: [ids[number] for number in owners[numbers]])
     embedded = EmbeddedClusters(taxa, sequences, headers, np.load(vectors.path, mmap_mode="r"))
-    targets[0].write_bytes(encode_embedded(embedded))
+    # Only now it is known what room this takes; where there is none, the vectors are kept.
+    with storage.naming_full_disk(finals[0], ResumableError):
+        storage.publish_bytes(targets[0], encode_embedded(embedded))
     return {
         "proteins": len(taxa),
         "taxa": len(set(taxa)),

@@ -1,6 +1,8 @@
 """Encoders by name, and the one interface behind which they stand."""
 
 import functools
+import re
+import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -8,12 +10,13 @@ import numpy as np
 
 from esm_sae import storage
 from esm_sae.embedding.batching import default_batch_tokens, pad
-from esm_sae.embedding.options import POOLINGS
+from esm_sae.embedding.options import EmbeddingOptions
 from esm_sae.embedding.passes import Passes, State
 from esm_sae.embedding.residues import all_residues, spread
 from esm_sae.embedding.tokens import Vocabulary
 from esm_sae.embedding.windows import whole_pieces
 from esm_sae.errors import InputError
+from esm_sae.progress import LOGGER
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +26,8 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 
 class Backbone(Protocol):
     """A protein language model as the encoder drives it.
+
+    One that does not compute PAD says so with an attribute ``packs = True``.
 
     Attributes:
         width: D, the width of a state.
@@ -99,6 +104,11 @@ class Encoder:
         return self.backbone.weights_sha256
 
     @property
+    def packs(self) -> bool:
+        """Whether PAD is not computed."""
+        return getattr(self.backbone, "packs", False)
+
+    @property
     def default_batch_tokens(self) -> int:
         """Most tokens of a batch where nothing else is asked for."""
         return default_batch_tokens(self.device.type)
@@ -130,25 +140,23 @@ class Encoder:
             pooling: ``"mean"``, ``"max"``, ``"last"`` or ``"bos"``, one row per sequence, or
                 ``"residue"``, the rows of all residues, one sequence after the other.
             layer: as in ``layer_number``.
-            batch_tokens: most tokens of a batch, padding included; None takes what suits the
-                device.
+            batch_tokens: most tokens of a batch, as in ``EmbeddingOptions``.
 
         Returns:
             (N, D) float32, or (R, D) with R the number of residues of all sequences.
 
         Raises:
-            InputError: no such layer or pooling; an empty sequence; not residue letters; a
-                sequence that does not fit into the device's memory.
+            InputError: no such layer, pooling or number of tokens; an empty sequence; not
+                residue letters; a sequence that does not fit into the device's memory, or whose
+                rows are not finite.
         """
-        if pooling not in POOLINGS:
-            raise InputError(f"pooling '{pooling}': expected one of {', '.join(POOLINGS)}")
+        options = EmbeddingOptions(pooling=pooling, layer=layer, batch_tokens=batch_tokens)
         names = [
             f"sequence {number} of {len(sequences)}" for number in range(1, len(sequences) + 1)
         ]
         for name, sequence in zip(names, sequences, strict=True):
             self.backbone.vocabulary.require_residues(sequence, name)
         lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
-        per_residue = pooling == "residue"
         every = all_residues(lengths)
         ends = np.cumsum(lengths)
         passes = Passes(
@@ -156,17 +164,26 @@ class Encoder:
             sequences,
             names,
             whole_pieces(lengths),
-            layer=layer,
-            pooling="mean" if per_residue else pooling,
-            state=State(0, batch_tokens or self.default_batch_tokens, 0),
-            residues=np.split(every.positions, ends[:-1]) if per_residue else None,
+            layer=options.layer,
+            pooling=options.protein_pooling,
+            state=State(0, options.budget(self), 0),
+            residues=np.split(every.positions, ends[:-1]) if options.per_residue else None,
         )
-        rows = np.empty((len(every) if per_residue else len(lengths), self.width), np.float32)
+        count = len(every) if options.per_residue else len(lengths)
+        rows = np.empty((count, self.width), np.float32)
         for batch in passes:
             if batch.residues is None:
                 rows[batch.pieces] = batch.pooled
             else:
                 spread(batch.residues, rows, (ends - lengths)[batch.pieces], ends[batch.pieces])
+        finite = np.isfinite(rows).all(axis=1)
+        if not finite.all():
+            row = int(np.argmin(finite))
+            number = int(np.searchsorted(ends, row, side="right")) if options.per_residue else row
+            raise InputError(
+                f"{names[number]}: {self.name} gives values that are not finite; use precision "
+                "float32 or other weights, or leave it out"
+            )
         return rows
 
     def states(self, ids: Sequence[np.ndarray], *, layer: int) -> "torch.Tensor":
@@ -175,6 +192,9 @@ class Encoder:
         Args:
             ids: token ids of each sequence, as ``Vocabulary.encode`` gives them.
             layer: canonical layer number.
+
+        Raises:
+            InputError: the backbone gives anything else.
         """
         import torch
 
@@ -184,7 +204,9 @@ class Encoder:
         )
         with torch.inference_mode(), autocast:
             padded = len({len(sequence) for sequence in ids}) > 1
-            return self.backbone.states(tokens, layer=layer, padded=padded)
+            states = self.backbone.states(tokens, layer=layer, padded=padded)
+        _require_states(states, (*tokens.shape, self.width), self.name)
+        return states
 
 
 def load_encoder(
@@ -204,7 +226,8 @@ def load_encoder(
             the name, from the model hub where they are not part of the package.
         device: such as ``"cpu"`` or ``"cuda:0"``; None takes a CUDA device where there is one.
         precision: ``"float32"``, ``"bfloat16"`` (autocast), or ``"auto"``: bfloat16 on a CUDA
-            device and float32 elsewhere.
+            device and float32 elsewhere. bfloat16 on a CPU that does not compute in it is warned
+            of: it is slower than float32.
 
     Raises:
         InputError: unknown name, precision or device; weights that are not to be had, or that
@@ -217,6 +240,8 @@ def load_encoder(
     chosen = _device(device)
     if precision == "auto":
         precision = "bfloat16" if chosen.type == "cuda" else "float32"
+    elif precision == "bfloat16" and chosen.type == "cpu" and not _cpu_has_bfloat16():
+        LOGGER.warning("this CPU has no instructions for bfloat16; float32 is faster on it")
     return Encoder(name, _BUILDERS[name](weights, chosen), device=chosen, precision=precision)
 
 
@@ -251,18 +276,59 @@ def encoder_names() -> list[str]:
     return list(_BUILDERS)
 
 
+def _require_states(states: object, expected: tuple[int, ...], encoder: str) -> None:
+    """Check what a backbone gives: a registered one may be anybody's."""
+    import torch
+
+    from esm_sae.embedding.torch_files import is_dense
+
+    if not isinstance(states, torch.Tensor):
+        found = f"a {type(states).__name__}"
+    elif not is_dense(states):
+        found = f"{states.dtype}, {states.layout}, on {states.device}"
+    elif states.shape != expected:
+        found = f"shape {tuple(states.shape)}"
+    else:
+        return
+    raise InputError(
+        f"encoder '{encoder}': its states() gives {found}, expected a dense floating-point tensor "
+        f"of shape {expected} (sequences, tokens with BOS and EOS, width); correct it"
+    )
+
+
 def _device(name: str | None) -> "torch.device":
     import torch
 
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"device '{name}': not to be had here ({reason})") from None
+        with warnings.catch_warnings(action="ignore"):
+            device = torch.device(name)
+            # Read back: the meta device has room for all values and keeps none.
+            torch.ones(2, device=device).sum().item()
+    # Kinds that are not there raise whatever they come upon.
+    except Exception as error:
+        # Of other kinds torch says at length how it is made of parts.
+        is_cuda = re.fullmatch(r"cuda(:\d+)?", name) is not None
+        reason = f" ({str(error).splitlines()[0]})" if is_cuda and str(error) else ""
+        found = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+        if torch.backends.mps.is_available():
+            found.append("mps")
+        raise InputError(
+            f"device '{name}': not to be had here{reason}; name one of {', '.join(found)}"
+        ) from None
     return device
+
+
+def _cpu_has_bfloat16() -> bool:
+    """Whether the CPU computes in bfloat16; True where torch cannot tell."""
+    import torch
+
+    # Not in torch 2.9.
+    if not hasattr(torch.cpu, "get_capabilities"):
+        return True
+    found = torch.cpu.get_capabilities()
+    return any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def _esmc(
@@ -281,8 +347,7 @@ def _demo(weights: storage.PathLike | None, device: "torch.device") -> Backbone:
     from esm_sae.data import bundled_encoder
 
     backbone = _esmc(weights or bundled_encoder(), device, size=_DEMO_SIZE, hub=None)
-    if weights is None:
-        backbone.note = "a small demonstration model"
+    backbone.note = "a small demonstration model"
     return backbone
 
 

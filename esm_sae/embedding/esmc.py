@@ -23,6 +23,8 @@ class ESMCBackbone:
     linear layers are converted to it, once, and so take half the memory.
     """
 
+    packs = True
+
     def __init__(self, model: ESMC, *, weights_sha256: str, note: str) -> None:
         self.width = model.embed.embedding_dim
         self.blocks = len(model.transformer.blocks)

@@ -33,11 +33,18 @@ class Journal:
 
     def note(self, state: State) -> None:
         """Record a state, where the last entry is some seconds old."""
-        if time.monotonic() - self._last < _SECONDS_BETWEEN_ENTRIES:
-            return
-        for matrix in self._matrices:
-            matrix.flush()
-        storage.publish_json(self._path, state._asdict())
+        if time.monotonic() - self._last >= _SECONDS_BETWEEN_ENTRIES:
+            self.write(state)
+
+    def write(self, state: State) -> None:
+        """Record a state; where the disk is full, the last entry stays instead."""
+        try:
+            for matrix in self._matrices:
+                matrix.flush()
+            storage.publish_json(self._path, state._asdict())
+        except OSError as error:
+            if error.errno not in storage.DISK_FULL:
+                raise
         self._last = time.monotonic()
 
 

@@ -47,8 +47,8 @@ class MatrixFile:
                 file.write(header)
                 _allocate(file.fileno(), len(header), len(header) + self._bytes)
         except OSError as error:
-            free = shutil.disk_usage(self.path.parent).free
             self.path.unlink(missing_ok=True)
+            free = shutil.disk_usage(self.path.parent).free
             if error.errno not in storage.DISK_FULL:
                 raise
             raise InputError(

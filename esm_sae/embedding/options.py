@@ -15,6 +15,8 @@ POOLINGS = ("mean", "max", "last", "bos", "residue")
 LONG_SEQUENCES = ("truncate", "window", "skip")
 DTYPES = ("float32", "float16")
 
+_MOST = 2**31 - 1
+
 
 @dataclass(frozen=True)
 class EmbeddingOptions:
@@ -28,11 +30,12 @@ class EmbeddingOptions:
             without replacement; None takes all.
         layer: layer number 0..B as in ``Encoder.layer_number``; -1 is B, after the final norm.
         dtype: ``"float32"`` or ``"float16"``.
-        batch_tokens: most tokens of a batch, padding included; None takes what suits the
-            device. It may change the rows in their last bits, no more.
+        batch_tokens: most tokens that are computed in a batch, with PAD where an encoder
+            computes it; None takes what suits the device. It may change the rows in their last
+            bits, no more.
         max_length: most residues of a sequence that go through the encoder at once; None: all.
         long_sequences: what becomes of longer ones: ``"truncate"`` cuts them off, ``"window"``
-            embeds them in overlapping windows, as ``windows.plan_pieces`` says, and ``"skip"``
+            embeds them in overlapping windows, as ``windows.window_pieces`` says, and ``"skip"``
             leaves them out.
         seed: of the drawn residues.
     """
@@ -56,13 +59,18 @@ class EmbeddingOptions:
             )
         for name in ("residues_per_protein", "batch_tokens", "max_length"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"{name} {value}: expected 1 or more")
+            if value is not None and not 1 <= value <= _MOST:
+                raise InputError(f"{name} {value}: expected 1 or more, at most {_MOST:,}")
 
     @property
     def per_residue(self) -> bool:
         """Whether a row is a residue."""
         return self.pooling == "residue"
+
+    @property
+    def protein_pooling(self) -> str:
+        """Pooling of the rows per protein: with residue rows the mean stands beside these."""
+        return "mean" if self.per_residue else self.pooling
 
     def determinants(self, encoder: "Encoder") -> dict[str, Any]:
         """Return what decides the bytes of the rows besides encoder, layer and precision.
@@ -105,6 +113,24 @@ class EmbeddingOptions:
         if self.long_sequences == "truncate":
             return np.minimum(lengths, self.max_length)
         return np.where(lengths > self.max_length, 0, lengths)
+
+    def kept(self, lengths: np.ndarray, where: str) -> np.ndarray:
+        """Return the numbers of the sequences that are not left out.
+
+        Args:
+            lengths: residues of each sequence, (N,).
+            where: what holds the sequences, for errors.
+
+        Raises:
+            InputError: all are left out.
+        """
+        kept = np.flatnonzero(self.embedded_lengths(lengths))
+        if not len(kept):
+            raise InputError(
+                f"{where}: all of its {len(lengths)} sequences have more than {self.max_length} "
+                "residues and are skipped; set a greater max_length, or truncate or window them"
+            )
+        return kept
 
 
 def _require_one_of(name: str, value: str, known: tuple[str, ...]) -> None:

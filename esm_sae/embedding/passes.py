@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from esm_sae.embedding.batching import batch_end, longest_first
+from esm_sae.embedding.batching import batch_end, computed_tokens, longest_first
 from esm_sae.embedding.tokens import SPECIAL_TOKENS
 from esm_sae.embedding.windows import Pieces
-from esm_sae.errors import InputError
+from esm_sae.errors import InputError, ResumableError
 from esm_sae.progress import LOGGER
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class State(NamedTuple):
     Attributes:
         pieces: number of pieces that are finished, in the order of the passes.
         batch_tokens: the token budget in force.
-        tokens: number of tokens computed so far, padding included.
+        tokens: number of tokens computed so far, PAD that was computed included.
     """
 
     pieces: int
@@ -59,7 +59,7 @@ class Passes:
         self,
         encoder: "Encoder",
         sequences: Sequence[str],
-        ids: Sequence[str],
+        names: Sequence[str],
         pieces: Pieces,
         *,
         layer: int,
@@ -72,7 +72,7 @@ class Passes:
         Args:
             encoder: the encoder.
             sequences: N amino-acid sequences.
-            ids: their names, for errors.
+            names: their names, for errors.
             pieces: pieces of them.
             layer: as in ``Encoder.layer_number``.
             pooling: of the rows per piece, as in ``pooling.pool``.
@@ -84,7 +84,7 @@ class Passes:
         self.state = state
         self._encoder = encoder
         self._sequences = sequences
-        self._ids = ids
+        self._names = names
         self._pieces = pieces
         self._layer = encoder.layer_number(layer)
         self._pooling = pooling
@@ -94,18 +94,20 @@ class Passes:
         """Yield the batches that are left.
 
         Raises:
-            InputError: a single sequence does not fit into the device's memory.
+            InputError: a single sequence does not fit into the device's memory: a
+                ``ResumableError`` where a batch did before, and others may hold the memory.
         """
         tokens = self._pieces.lengths[self.order] + SPECIAL_TOKENS
+        packed = self._encoder.packs
         while self.state.pieces < len(self.order):
             first = self.state.pieces
-            end = batch_end(tokens, first, self.state.batch_tokens)
+            end = batch_end(tokens, first, self.state.batch_tokens, packed=packed)
             batch = self._computed(self.order[first:end])
-            padded = int(tokens[first]) * (end - first)
+            computed = computed_tokens(tokens[first:end], packed=packed)
             if batch is None:
-                self._halve_budget(self.order[first:end], padded)
+                self._halve_budget(self.order[first:end], computed)
                 continue
-            self.state = self.state._replace(pieces=end, tokens=self.state.tokens + padded)
+            self.state = self.state._replace(pieces=end, tokens=self.state.tokens + computed)
             yield batch
 
     def _computed(self, numbers: np.ndarray) -> Batch | None:
@@ -153,12 +155,14 @@ class Passes:
         device = self._encoder.device
         if len(numbers) == 1:
             piece = int(numbers[0])
-            raise InputError(
-                f"{self._ids[int(self._pieces.sequence[piece])]}: its "
+            kind = ResumableError if self.state.pieces else InputError
+            raise kind(
+                f"{self._names[int(self._pieces.sequence[piece])]}: its "
                 f"{int(self._pieces.lengths[piece]):,} residues do not fit into the memory of "
-                f"{device}; set max_length (--max_len N --long window), or another device"
+                f"{device}; set max_length (--max_len N --long window), free memory or take "
+                "another device"
             )
-        budget = max(tokens // 2, tokens // len(numbers))
+        budget = tokens // 2
         LOGGER.warning(
             "out of memory on %s with %s tokens; going on with batches of at most %s",
             device,

@@ -121,7 +121,9 @@ def _tensor_of_rows(path: Path, content: object) -> "torch.Tensor":
 
     if not isinstance(content, torch.Tensor):
         raise _unexpected(path, content)
-    if content.ndim != 2 or 0 in content.shape or content.layout != torch.strided:
+    if content.is_nested or content.layout != torch.strided:
+        raise InputError(f"{path}: holds a nested or sparse tensor, expected a dense one (N, D)")
+    if content.ndim != 2 or 0 in content.shape:
         raise InputError(f"{path}: holds a tensor of shape {tuple(content.shape)}, expected (N, D)")
     if content.dtype not in (torch.float32, torch.float16, torch.bfloat16):
         raise InputError(f"{path}: holds {content.dtype}, expected float32, float16 or bfloat16")

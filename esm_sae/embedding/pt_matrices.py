@@ -80,8 +80,7 @@ def convert_pt(input_dir: storage.PathLike, output_dir: storage.PathLike) -> Con
         },
         build=build,
     )
-    summary = product.manifest.summary
-    return ConversionReport(product, summary["files"], summary["rows"])
+    return ConversionReport(product, len(files), sum(file.rows for file in files))
 
 
 @contextlib.contextmanager

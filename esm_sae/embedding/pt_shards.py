@@ -18,15 +18,16 @@ from esm_sae.embedding.pt_matrices import ConversionReport, appending
 from esm_sae.embedding.pt_order import are_in_place, trouble_with
 from esm_sae.embedding.residues import all_residues
 from esm_sae.embedding.shards import refuse_other_counts
-from esm_sae.embedding.tables import row_table
+from esm_sae.embedding.tables import row_table, write_table
 from esm_sae.embedding.validation import names_in, require_sound
 from esm_sae.errors import InputError
 from esm_sae.formats.manifest import identity_of, produce_files
 from esm_sae.formats.sequence_index import scan_index
-from esm_sae.formats.shards import Provenance, means_path, publish_manifest, shard_key, shard_name
+from esm_sae.formats.shards import Provenance, publish_manifest, shard_key, shard_paths
 from esm_sae.progress import progress
 
 _ALGORITHM = "pt to shards 1"
+_MOST_LAYER = 10_000
 
 
 def convert_pt_to_shards(
@@ -89,7 +90,7 @@ def convert_pt_to_shards(
 def _provenance(encoder: str, layer: int, pooling: str) -> Provenance:
     if pooling not in POOLINGS:
         raise InputError(f"pooling '{pooling}': expected one of {', '.join(POOLINGS)}")
-    if encoder in ("", "unknown"):
+    if encoder in ("", "unknown") or not encoder.isprintable():
         raise InputError(f"encoder '{encoder}': name the one that made the rows")
     size = known_size(encoder)
     if size is not None:
@@ -99,6 +100,8 @@ def _provenance(encoder: str, layer: int, pooling: str) -> Provenance:
             f"layer {layer}: how many layers {encoder} has is not known here; give the layer's "
             "own number, from 0"
         )
+    elif layer > _MOST_LAYER:
+        raise InputError(f"layer {layer}: no encoder has so many; give 0 to {_MOST_LAYER:,}")
     return Provenance(encoder=encoder, layer=layer, pooling=pooling)
 
 
@@ -165,11 +168,7 @@ def _convert(
     shard: tuple[int, int],
     determinants: dict[str, Any],
 ) -> None:
-    matrix = folder / f"{shard_name(*shard)}.npy"
-    paths = [matrix, matrix.with_suffix(".parquet")]
-    if determinants["options"]["pooling"] == "residue":
-        means = means_path(matrix)
-        paths += [means, means.with_suffix(".parquet")]
+    paths = shard_paths(folder, *shard, with_means=determinants["options"]["pooling"] == "residue")
 
     def build(targets: list[Path]) -> dict[str, Any]:
         dtype = determinants["options"]["dtype"]
@@ -178,7 +177,7 @@ def _convert(
 
     produce_files(
         paths,
-        manifest=matrix.with_suffix(".json"),
+        manifest=paths[0].with_suffix(".json"),
         kind="embedding_shard",
         determinants=determinants | {"shard": list(shard)},
         build=build,
@@ -198,12 +197,12 @@ def _write_shard(
     matrices, tables = [matrix], targets[1::2]
     # The tables first, so that a full disk is known before anything is copied.
     if len(tables) == 1:
-        row_table(proteins).write_parquet(tables[0])
+        write_table(row_table(proteins), tables[0], final=finals[1])
         _copy(file, matrix, description)
     else:
         residues = all_residues(lengths)
-        row_table(proteins, residues).write_parquet(tables[0])
-        row_table(proteins).write_parquet(tables[1])
+        write_table(row_table(proteins, residues), tables[0], final=finals[1])
+        write_table(row_table(proteins), tables[1], final=finals[3])
         means = MatrixFile(targets[2], finals[2], len(proteins), file.width, dtype)
         _copy_with_means(file, matrix, means, residues.counts, description)
         matrices.append(means)

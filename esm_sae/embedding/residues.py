@@ -48,7 +48,7 @@ def all_residues(lengths: np.ndarray) -> ResidueRows:
 def drawn_residues(
     lengths: np.ndarray, wanted: int | None, *, ids: Sequence[str], seed: int
 ) -> ResidueRows:
-    """Return the rows of the residues that ``chosen_positions`` draws of each sequence."""
+    """Return the rows that ``chosen_positions`` draws of each sequence; None takes all."""
     if wanted is None:
         return all_residues(lengths)
     chosen = [
@@ -59,7 +59,7 @@ def drawn_residues(
     return ResidueRows(np.concatenate(chosen).astype(np.int32), counts)
 
 
-def chosen_positions(length: int, wanted: int | None, *, sequence_id: str, seed: int) -> np.ndarray:
+def chosen_positions(length: int, wanted: int, *, sequence_id: str, seed: int) -> np.ndarray:
     """Return the residues of a protein that become rows, counted from 0, ascending.
 
     The choice depends on seed, id and length alone, so that it is the same however the proteins
@@ -67,11 +67,11 @@ def chosen_positions(length: int, wanted: int | None, *, sequence_id: str, seed:
 
     Args:
         length: number of residues there are.
-        wanted: number of residues to draw without replacement; None or too many takes all.
+        wanted: number of residues to draw without replacement; too many takes all.
         sequence_id: id of the protein.
         seed: of the draw.
     """
-    if wanted is None or wanted >= length:
+    if wanted >= length:
         return np.arange(length)
     digest = hashlib.blake2b(f"{seed}:{sequence_id}".encode(), digest_size=16).digest()
     generator = np.random.Generator(np.random.PCG64(int.from_bytes(digest, "big")))

@@ -29,30 +29,31 @@ class Counts(NamedTuple):
         truncated: sequences that were cut off at the greatest length.
         windowed: sequences that were embedded in windows.
         unknown_letters: residues whose letter the encoder does not know, read as X.
-        padding_share: share of the batches' tokens that were PAD.
-        batch_tokens: the token budget of a batch; the smallest, where memory ran out.
     """
 
     residues: int
     truncated: int
     windowed: int
     unknown_letters: int
-    padding_share: float
-    batch_tokens: int
 
 
 class Computed(NamedTuple):
-    """What one call computed.
+    """What one call computed, which depends on where it was killed or memory ran out.
 
     Attributes:
         residues: residues that went through the encoder, those in two windows twice.
         batches: number of forward passes.
         resumed: share of the residues that an earlier, killed call had computed.
+        padding_share: share of the computed tokens that were PAD.
+        batch_tokens: the token budget of a batch in the end: less than was asked for where
+            memory ran out.
     """
 
     residues: int = 0
     batches: int = 0
     resumed: float = 0.0
+    padding_share: float = 0.0
+    batch_tokens: int = 0
 
 
 def fill_rows(
@@ -86,23 +87,24 @@ def fill_rows(
 
     Raises:
         InputError: an embedding is not finite (the sequences are named), the disk has no room
-            for the matrices, or a sequence does not fit into the device's memory.
+            for the matrices, or a sequence does not fit into the device's memory (a
+            ``ResumableError`` where others did).
     """
     pieces = pieces_of(sequences, options)
     target = _Target(pieces, ids, options, folder, per_protein, per_residue, residues)
-    state = target.state or State(0, options.budget(encoder), 0)
+    start = target.state or State(0, options.budget(encoder), 0)
     passes = Passes(
         encoder,
         sequences,
         ids,
         pieces,
         layer=options.layer,
-        pooling="mean" if options.per_residue else options.pooling,
-        state=state,
+        pooling=options.protein_pooling,
+        state=start,
         residues=target.residues_of_pieces(),
     )
     lengths = pieces.lengths
-    total, before = int(lengths.sum()), int(lengths[passes.order[: state.pieces]].sum())
+    total, before = int(lengths.sum()), int(lengths[passes.order[: start.pieces]].sum())
     batches = 0
     with progress(total, unit="residues", description=description, start=before) as shown:
         for batch in passes:
@@ -111,8 +113,15 @@ def fill_rows(
             batches += 1
             shown.update(int(lengths[batch.pieces].sum()))
     target.finish()
-    counts = _counts(sequences, pieces, encoder, options, passes.state)
-    return counts, Computed(total - before, batches, round(before / total, 4))
+    target.journal.write(passes.state)
+    computed = Computed(
+        total - before,
+        batches,
+        round(before / total, 4),
+        _padding_share(total - before, start, passes.state),
+        passes.state.batch_tokens,
+    )
+    return _counts(sequences, pieces, encoder, options), computed
 
 
 def pieces_of(sequences: Sequence[str], options: EmbeddingOptions) -> Pieces:
@@ -138,7 +147,7 @@ class _Target:
     ) -> None:
         self._pieces = pieces
         self._ids = ids
-        self._pooling = "mean" if options.per_residue else options.pooling
+        self._pooling = options.protein_pooling
         self._residues = residues
         if residues is not None:
             self._first, self._end = residues.of_pieces(pieces)
@@ -175,21 +184,17 @@ class _Target:
             spread(rows, self._rows, first, end)
 
     def finish(self) -> None:
-        """Make the rows of the sequences in windows from their parts, and flush all."""
+        """Make the rows of the sequences in windows from their parts."""
         from esm_sae.embedding.pooling import combine
 
-        if self._parts is not None:
-            in_windows = np.flatnonzero(self._part >= 0)
-            owners = self._pieces.sequence[in_windows]
-            starts = np.flatnonzero(np.diff(owners, prepend=-1))
-            for own in np.split(in_windows, starts[1:]):
-                parts, weights = self._parts[self._part[own]], self._pieces.owned[own]
-                self._proteins[self._pieces.sequence[own[0]]] = combine(
-                    parts, weights, self._pooling
-                )
-        self._proteins.flush()
-        if self._rows is not None:
-            self._rows.flush()
+        if self._parts is None:
+            return
+        in_windows = np.flatnonzero(self._part >= 0)
+        owners = self._pieces.sequence[in_windows]
+        starts = np.flatnonzero(np.diff(owners, prepend=-1))
+        for own in np.split(in_windows, starts[1:]):
+            parts, weights = self._parts[self._part[own]], self._pieces.owned[own]
+            self._proteins[self._pieces.sequence[own[0]]] = combine(parts, weights, self._pooling)
 
     def _finite(self, rows: np.ndarray, dtype: np.dtype, owners: np.ndarray) -> np.ndarray:
         with np.errstate(over="ignore"):
@@ -216,17 +221,19 @@ def _open(folder: Path, files: Sequence[MatrixFile]) -> tuple[State | None, list
     return None, [file.create() for file in files]
 
 
+def _padding_share(residues: int, start: State, end: State) -> float:
+    """Return the share of PAD in the tokens computed between two states."""
+    tokens = end.tokens - start.tokens
+    own = residues + SPECIAL_TOKENS * (end.pieces - start.pieces)
+    return round(1 - own / tokens, 4) if tokens else 0.0
+
+
 def _counts(
-    sequences: Sequence[str],
-    pieces: Pieces,
-    encoder: Encoder,
-    options: EmbeddingOptions,
-    state: State,
+    sequences: Sequence[str], pieces: Pieces, encoder: Encoder, options: EmbeddingOptions
 ) -> Counts:
     vocabulary = encoder.backbone.vocabulary
     used = options.embedded_lengths(np.array([len(sequence) for sequence in sequences]))
     truncated = sum(end < len(sequence) for sequence, end in zip(sequences, used, strict=True))
-    real = int(pieces.lengths.sum()) + SPECIAL_TOKENS * len(pieces.sequence)
     return Counts(
         residues=int(used.sum()),
         truncated=int(truncated),
@@ -235,6 +242,4 @@ def _counts(
             vocabulary.encode(sequence[:end]).unknown
             for sequence, end in zip(sequences, used.tolist(), strict=True)
         ),
-        padding_share=round(1 - real / state.tokens, 4),
-        batch_tokens=state.batch_tokens,
     )

@@ -14,7 +14,7 @@ from esm_sae.embedding.matrices import MatrixFile
 from esm_sae.embedding.options import EmbeddingOptions
 from esm_sae.embedding.residues import ResidueRows, drawn_residues
 from esm_sae.embedding.rows import Computed, fill_rows
-from esm_sae.embedding.tables import row_table, write_table
+from esm_sae.embedding.tables import row_table, write_table_once
 from esm_sae.embedding.validation import Norms, names_in, require_rows_of, require_sound
 from esm_sae.errors import InputError
 from esm_sae.formats.fasta import read_at
@@ -22,11 +22,10 @@ from esm_sae.formats.manifest import Product, identity_of, produce_files
 from esm_sae.formats.sequence_index import scan_index
 from esm_sae.formats.shards import (
     EMBEDDINGS,
-    MEANS,
     publish_manifest,
     shard_bounds,
     shard_key,
-    shard_name,
+    shard_paths,
 )
 
 _ALGORITHM = "embedding 2"
@@ -45,6 +44,9 @@ class ShardResult:
             twice; 0 where the shard was there already.
         batches: forward passes of this call.
         resumed: share of the residues that an earlier, killed call had computed, 0 to 1.
+        padding_share: share of the tokens computed in this call that were PAD.
+        batch_tokens: the token budget of a batch in the end: less than was asked for where
+            memory ran out; 0 where the shard was there already.
     """
 
     product: Product
@@ -52,11 +54,8 @@ class ShardResult:
     residues: int
     batches: int
     resumed: float
-
-    @property
-    def padding_share(self) -> float:
-        """Share of the batches' tokens that were PAD."""
-        return float(self.product.manifest.summary["padding_share"])
+    padding_share: float
+    batch_tokens: int
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,8 @@ def embed_shard(
     Raises:
         InputError: the FASTA cannot be used or has fewer sequences than shards, every sequence
             is skipped, the disk is full, a sequence does not fit into the device's memory, or an
-            embedding is not sound (the sequences are named). No file of the shard is left behind.
+            embedding is not sound (the sequences are named). No file of the shard is left
+            behind, but for a ``ResumableError`` the finished batches.
     """
     source = _open_source(fasta)
     return _embed_shard(source, Path(directory), shard, count, encoder, options)
@@ -158,14 +158,15 @@ def _shard_count(
     most = _MOST_SHARD_BYTES // (encoder.width * np.dtype(options.dtype).itemsize)
     count = max(least, -(-int(ends[-1]) // most))
     while count < source.count and _largest(ends, count) > most:
-        count += 1
+        # Steps of a hundredth: one at a time would take minutes where there are many shards.
+        count = min(source.count, count + max(1, count // 100))
     return count
 
 
 def _largest(ends: np.ndarray, count: int) -> int:
     """Return the rows of the largest of ``count`` shards."""
-    bounds = [shard_bounds(shard, count, len(ends) - 1) for shard in range(count)]
-    return max(int(ends[last] - ends[first]) for first, last in bounds)
+    firsts, lasts = shard_bounds(np.arange(count), count, len(ends) - 1)
+    return int((ends[lasts] - ends[firsts]).max())
 
 
 def _embed_shard(
@@ -178,11 +179,7 @@ def _embed_shard(
 ) -> ShardResult:
     started = time.monotonic()
     proteins = _proteins_of(source, shard, count)
-    matrix = directory / f"{shard_name(shard, count)}.npy"
-    paths = [matrix, matrix.with_suffix(".parquet")]
-    if options.per_residue:
-        means = directory / f"{shard_name(shard, count, MEANS)}.npy"
-        paths += [means, means.with_suffix(".parquet")]
+    paths = shard_paths(directory, shard, count, with_means=options.per_residue)
     computed = Computed()
 
     def build(targets: list[Path]) -> dict[str, Any]:
@@ -194,7 +191,7 @@ def _embed_shard(
 
     product = produce_files(
         paths,
-        manifest=matrix.with_suffix(".json"),
+        manifest=paths[0].with_suffix(".json"),
         kind="embedding_shard",
         determinants={
             "provenance": asdict(options.provenance(encoder)),
@@ -232,13 +229,15 @@ def _write_shard(
     name: str,
 ) -> tuple[dict[str, Any], Computed]:
     every = len(proteins)
-    proteins = _kept(proteins, options, f"{source.fasta}: shard {name}")
+    proteins = proteins[
+        options.kept(proteins["length"].to_numpy(), f"{source.fasta}: shard {name}")
+    ]
     sequences = [record.sequence for record in read_at(source.fasta, proteins["offset"].to_list())]
     _require_unchanged(source)
     files = _matrix_files(targets, finals, proteins, encoder, options)
     # The tables first, so that a full disk is known before anything is computed.
     for file in files:
-        write_table(row_table(proteins, file.residues), file.table, final=file.final_table)
+        write_table_once(row_table(proteins, file.residues), file.table, final=file.final_table)
     counts, computed = fill_rows(
         sequences,
         proteins["sequence_id"].to_list(),
@@ -260,16 +259,6 @@ def _write_shard(
         **norms[0]._asdict(),
     }
     return summary, computed
-
-
-def _kept(proteins: pl.DataFrame, options: EmbeddingOptions, where: str) -> pl.DataFrame:
-    kept = proteins.filter(options.embedded_lengths(proteins["length"].to_numpy()) > 0)
-    if kept.is_empty():
-        raise InputError(
-            f"{where}: all of its {len(proteins)} sequences have more than {options.max_length} "
-            "residues and are skipped; set a greater max_length, or truncate or window them"
-        )
-    return kept
 
 
 @dataclass(frozen=True)

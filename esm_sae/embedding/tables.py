@@ -36,3 +36,16 @@ def write_table(table: pl.DataFrame, path: Path, *, final: Path) -> None:
     """
     with storage.naming_full_disk(final):
         table.write_parquet(path)
+
+
+def write_table_once(table: pl.DataFrame, path: Path, *, final: Path) -> None:
+    """Write a table into a work folder that outlives a kill; one that is there is whole.
+
+    So a call that goes on from finished rows needs no room for what it has.
+
+    Raises:
+        InputError: as ``write_table``.
+    """
+    if not path.is_file():
+        with storage.publish(path) as temporary:
+            write_table(table, temporary, final=final)

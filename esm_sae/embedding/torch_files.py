@@ -18,6 +18,8 @@ from esm_sae.errors import InputError
 # NumPy has no bfloat16: its bits are the upper half of a float32's.
 _RAW = {torch.float32: np.float32, torch.float16: np.float16, torch.bfloat16: np.uint16}
 
+_FLOATING = {*_RAW, torch.float64}
+
 _LOCAL_HEADER = struct.Struct("<26x2H")
 
 
@@ -81,6 +83,12 @@ def read_torch_file(path: storage.PathLike) -> Any:
     return _load(path, "cpu")
 
 
+def is_dense(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is of plain floating-point values: not sparse, nested, meta, quantised."""
+    is_strided = tensor.layout == torch.strided and not tensor.is_nested
+    return is_strided and not tensor.is_meta and tensor.dtype in _FLOATING
+
+
 def outline_of(path: Path) -> Any:
     """As ``read_torch_file``, but the values of tensors stay in the file where they can.
 
@@ -95,13 +103,20 @@ def outline_of(path: Path) -> Any:
     storage.open_binary(path).close()
     records = _records(path)
     if records is None:
-        return read_torch_file(path)
+        return _read_whole(path)
     content = _load(path, "meta")
     tensors = [tensor for tensor in _tensors(content) if tensor.layout == torch.strided]
     if any(_place_of(tensor) < 0 or tensor.is_neg() for tensor in tensors):
-        return read_torch_file(path)
+        return _read_whole(path)
     if any(_bytes_used(tensor) > records.get(_place_of(tensor), 0) for tensor in tensors):
         raise _unreadable(path, "values are missing")
+    return content
+
+
+def _read_whole(path: Path) -> Any:
+    content = read_torch_file(path)
+    if any(tensor.is_meta for tensor in _tensors(content)):
+        raise _unreadable(path, "a tensor was saved from the meta device, without values")
     return content
 
 
@@ -117,7 +132,9 @@ def _load(path: storage.PathLike, device: str) -> Any:
             ) from None
         # Damaged bytes make the unpickler raise whatever they lead it to.
         except Exception as error:
-            raise _unreadable(path, (str(error) or type(error).__name__).splitlines()[0]) from None
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            # The first sentence: torch goes on with all that it is made of.
+            raise _unreadable(path, reason.partition(". ")[0]) from None
 
 
 def _records(path: Path) -> dict[int, int] | None:
@@ -152,7 +169,8 @@ def _tensors(content: Any) -> Iterator[torch.Tensor]:
 
 def _place_of(tensor: torch.Tensor) -> int:
     """Return where in its file a tensor's storage begins; -1 where torch does not tell."""
-    return getattr(tensor.untyped_storage(), "_checkpoint_offset", -1)
+    place = getattr(tensor.untyped_storage(), "_checkpoint_offset", None)
+    return -1 if place is None else place
 
 
 def _bytes_used(tensor: torch.Tensor) -> int:

@@ -55,8 +55,8 @@ def require_sound(matrix: MatrixFile, names: Namer) -> Norms:
     return Norms(*(float(f"{value:.4g}") for value in (norms.min(), median, norms.max())))
 
 
-def require_rows_of(table: Path, rows: int, *, file: Path) -> None:
-    """Check that a row table has as many rows as its matrix.
+def require_rows_of(table: Path, rows: int, *, file: Path) -> int:
+    """Check that a row table has as many rows as its matrix; return how many it has.
 
     Raises:
         InputError: it has not.
@@ -64,6 +64,7 @@ def require_rows_of(table: Path, rows: int, *, file: Path) -> None:
     found = pl.scan_parquet(table).select(pl.len()).collect().item()
     if found != rows:
         raise InputError(f"{file}: names {found} rows, its matrix has {rows}; embed it again")
+    return found
 
 
 def names_in(table: Path) -> Namer:

@@ -19,8 +19,6 @@ class SoundRows(NamedTuple):
         index_rows: rows of the table that names them.
         width: D, the width of a row.
         dtype: number format of the matrix.
-        not_finite: rows with a value that is not finite.
-        zero: rows of zeros.
         norm_min: least Euclidean norm of a row.
         norm_median: median of the norms.
         norm_max: greatest norm.
@@ -30,8 +28,6 @@ class SoundRows(NamedTuple):
     index_rows: int
     width: int
     dtype: str
-    not_finite: int
-    zero: int
     norm_min: float
     norm_median: float
     norm_max: float
@@ -67,12 +63,11 @@ def verify_shard(shard: Product) -> SoundRows:
     summary = shard.manifest.summary
     dtype = shard.manifest.determinants["options"]["dtype"]
     rows, width = summary["rows"], summary["width"]
-    norms = _verify(MatrixFile(shard.path, shard.path, rows, width, dtype))
+    index_rows, norms = _verify(MatrixFile(shard.path, shard.path, rows, width, dtype))
     means = means_path(shard.path)
     if means.name in shard.manifest.files:
         _verify(MatrixFile(means, means, summary["proteins"], width, dtype))
-    # What passes has no other number of rows in its table, and no row of the other kinds.
-    return SoundRows(rows, rows, width, dtype, 0, 0, *norms)
+    return SoundRows(rows, index_rows, width, dtype, *norms)
 
 
 def verify_shards(manifest: Product, *, count: int) -> CompleteShards:
@@ -105,10 +100,11 @@ def verify_shards(manifest: Product, *, count: int) -> CompleteShards:
     return found
 
 
-def _verify(matrix: MatrixFile) -> Norms:
+def _verify(matrix: MatrixFile) -> tuple[int, Norms]:
+    """Return the rows that a matrix's table names, and the norms of its own."""
     table = matrix.path.with_suffix(".parquet")
-    require_rows_of(table, matrix.rows, file=table)
-    return require_sound(matrix, names_in(table))
+    named = require_rows_of(table, matrix.rows, file=table)
+    return named, require_sound(matrix, names_in(table))
 
 
 def _index_rows(shards: EmbeddingShards) -> int:

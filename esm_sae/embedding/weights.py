@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from esm_sae import storage
-from esm_sae.embedding.torch_files import read_torch_file
+from esm_sae.embedding.torch_files import is_dense, read_torch_file
 from esm_sae.errors import InputError
 
 Tensors = Mapping[str, torch.Tensor]
@@ -20,9 +20,15 @@ def read_weights(path: storage.PathLike) -> Tensors:
     Nothing but tensors and plain containers is ever unpickled.
 
     Raises:
-        InputError: the file is missing, damaged, or not a mapping of names to tensors.
+        InputError: the file is missing, damaged, or not a mapping of names to tensors; the path
+            is a URL of another kind than ``file://``.
     """
-    location = Path(path)
+    location = storage.local_path(path)
+    if location is None:
+        raise InputError(
+            f"{path}: is a URL, and weights are read from a local path; fetch the file and name "
+            "that with --weights PATH"
+        )
     storage.open_binary(location).close()
     if location.suffix == ".safetensors":
         return _read_safetensors(location)
@@ -61,7 +67,7 @@ def hash_of(tensors: Tensors) -> str:
     """Return the sha256 of tensors: of their names, types, shapes and values."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
-        tensor = tensors[name].detach().contiguous()
+        tensor = tensors[name].detach().resolve_neg().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
@@ -73,20 +79,26 @@ def load_strictly(module: torch.nn.Module, tensors: Tensors, source: storage.Pat
     The module takes the tensors themselves where they are float32: they are held once.
 
     Raises:
-        InputError: a tensor is missing, superfluous, of another shape or not finite.
+        InputError: a tensor is missing, superfluous, not dense or not floating-point, of another
+            shape, or not finite.
     """
     expected = module.state_dict()
     if missing := sorted(expected.keys() - tensors.keys()):
         raise _misfit(source, f"lacks the tensor {missing[0]}")
     if superfluous := sorted(tensors.keys() - expected.keys()):
         raise _misfit(source, f"has a tensor {superfluous[0]} that the encoder has not")
+    exact = {}
     for name, tensor in tensors.items():
+        if not is_dense(tensor):
+            kind = f"{tensor.dtype}, {tensor.layout}, on {tensor.device}"
+            raise _misfit(source, f"has a tensor {name} of no dense floating-point values ({kind})")
         if tensor.shape != expected[name].shape:
             shapes = f"{tuple(tensor.shape)}, the encoder's is {tuple(expected[name].shape)}"
             raise _misfit(source, f"has a tensor {name} of shape {shapes}")
-        if not torch.isfinite(tensor).all():
+        exact[name] = tensor.float().resolve_neg()
+        # As float32: a float64 may be beyond its range.
+        if not torch.isfinite(exact[name]).all():
             raise _misfit(source, f"has a tensor {name} with values that are not finite")
-    exact = {name: tensor.float() for name, tensor in tensors.items()}
     module.load_state_dict(exact, strict=True, assign=True)
 
 

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from esm_sae import storage
-from esm_sae.errors import InputError
+from esm_sae.errors import InputError, ResumableError
 
 MANIFEST_NAME = "manifest.json"
 
 _PARTIAL = r"[0-9a-f]{12}\.partial"
+_WORK = r"[0-9a-f]{16}\.work"
 
 
 @dataclass(frozen=True)
@@ -123,15 +124,16 @@ def produce_files(
     ``build`` gets temporary paths in the order of ``paths`` and returns the summary. With
     ``resumable`` these are in a work folder whose name is derived from the fingerprint and which
     outlives a kill, so that ``build`` can go on from what it finds there, files of its own
-    included; an ``InputError`` removes it. The old manifest is removed before the first file is
-    replaced and the new one is written last, so that a kill in between leaves an output that is
-    known to be incomplete, never a mixture that passes for one. Files that the old manifest
-    names and the new one does not are removed, unless someone has put another file in their
-    place.
+    included; an ``InputError`` removes it, a ``ResumableError`` does not. The old manifest is
+    removed before the first file is replaced and the new one is written last, so that a kill in
+    between leaves an output that is known to be incomplete, never a mixture that passes for one.
+    Files that the old manifest names and the new one does not are removed, unless someone has
+    put another file in their place.
 
     Raises:
-        InputError: where a file is to be there is something else, or the disk is full; an older
-            output is as it was.
+        InputError: where a file is to be there is something else, or the disk is full (with
+            ``resumable`` a ``ResumableError`` once ``build`` is done); an older output is as
+            it was.
     """
     targets = [Path(path) for path in paths]
     manifest_path = Path(manifest)
@@ -152,24 +154,40 @@ def produce_files(
         ):
             _remove_leftovers(targets[0])
             return Product(targets[0], old, manifest_path, unchanged=True)
-        # Inside, so that a full disk leaves no work folder behind to fill it.
-        with _temporaries(finals, work) as temporaries, storage.naming_full_disk(targets[0]):
+        with _temporaries(finals, work) as temporaries:
             *built, record = temporaries
-            summary = build(built)
-            files = {
-                target.name: _entry(temporary)
-                for target, temporary in zip(targets, built, strict=True)
-            }
-            new = Manifest(kind, fingerprint, dict(determinants), files, summary)
-            # All that needs room on the disk comes before the first step that cannot be undone.
-            record.write_bytes(storage.encode_json(asdict(new)))
-            for temporary in temporaries:
-                storage.sync(temporary)
-            manifest_path.unlink(missing_ok=True)
-            _remove_dropped(targets[0].parent, old, files)
-            for temporary, final in zip(temporaries, finals, strict=True):
-                storage.replace(temporary, final)
+            with storage.naming_full_disk(targets[0]):
+                summary = build(built)
+            kind_of_error = InputError if work is None else ResumableError
+            with storage.naming_full_disk(targets[0], kind_of_error):
+                files = {
+                    target.name: _entry(temporary)
+                    for target, temporary in zip(targets, built, strict=True)
+                }
+                new = Manifest(kind, fingerprint, dict(determinants), files, summary)
+                # All that needs room comes before the first step that cannot be undone.
+                record.write_bytes(storage.encode_json(asdict(new)))
+                for temporary in temporaries:
+                    storage.sync(temporary)
+                manifest_path.unlink(missing_ok=True)
+                _remove_dropped(targets[0].parent, old, files)
+                for temporary, final in zip(temporaries, finals, strict=True):
+                    storage.replace(temporary, final)
     return Product(targets[0], new, manifest_path, unchanged=False)
+
+
+def unfinished_in(folder: Path) -> list[Path]:
+    """Return the outputs of which a folder holds unfinished work, killed or still going on."""
+    work = re.compile(rf"\.(.+)\.{_WORK}")
+    found = (work.fullmatch(path.name) for path in folder.iterdir() if path.is_dir())
+    return sorted({folder / match[1] for match in found if match})
+
+
+def discard_unfinished(target: Path) -> None:
+    """Remove the unfinished work of an output, unless a process is at work on it."""
+    with storage.locked(target, wait=False) as held:
+        if held:
+            _remove_leftovers(target)
 
 
 def fingerprint_of(kind: str, determinants: Mapping[str, Any]) -> str:
@@ -301,6 +319,8 @@ def _temporaries(targets: Sequence[Path], work: Path | None) -> Iterator[list[Pa
     _remove_unfinished_files(work)
     try:
         yield [work / target.name for target in targets]
+    except ResumableError:
+        raise
     except InputError:
         shutil.rmtree(work)
         raise
@@ -320,7 +340,7 @@ def _entry(path: Path) -> dict[str, Any]:
 
 def _remove_leftovers(target: Path, *, keep: Path | None = None) -> None:
     """Remove what killed writers of a target left; its lock must be held."""
-    leftover = re.compile(rf"\.{re.escape(target.name)}\.(?:[0-9a-f]{{16}}\.work|{_PARTIAL})")
+    leftover = re.compile(rf"\.{re.escape(target.name)}\.(?:{_WORK}|{_PARTIAL})")
     for path in list(target.parent.iterdir()):
         if path == keep or not leftover.fullmatch(path.name):
             continue

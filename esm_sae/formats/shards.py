@@ -9,14 +9,22 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
 
 from esm_sae import storage
 from esm_sae.errors import InputError
-from esm_sae.formats.manifest import MANIFEST_NAME, Manifest, Product, fingerprint_of, read_manifest
+from esm_sae.formats.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    Product,
+    discard_unfinished,
+    fingerprint_of,
+    read_manifest,
+    unfinished_in,
+)
 
 ROW_SCHEMA = {
     "sequence_id": pl.String,
@@ -29,6 +37,7 @@ ROW_SCHEMA = {
 EMBEDDINGS, MEANS = "embeddings", "means"
 
 _COUNTS = ("proteins", "residues", "truncated", "windowed", "skipped", "unknown_letters")
+_Numbers = TypeVar("_Numbers", int, np.ndarray)
 _SHARD = re.compile(r"^(?P<prefix>.+)_(?P<index>\d+)-of-(?P<count>\d+)$")
 _DIGITS = re.compile(r"(\d+)")
 
@@ -156,6 +165,13 @@ def shard_name(index: int, count: int, prefix: str = EMBEDDINGS) -> str:
     return f"{prefix}_{shard_key(index, count)}"
 
 
+def shard_paths(directory: Path, index: int, count: int, *, with_means: bool) -> list[Path]:
+    """Return the files of a shard: matrix and row table, and of one with means theirs behind."""
+    matrix = directory / f"{shard_name(index, count)}.npy"
+    matrices = [matrix, means_path(matrix)] if with_means else [matrix]
+    return [path for file in matrices for path in (file, file.with_suffix(".parquet"))]
+
+
 def means_path(matrix: Path) -> Path:
     """Return the path of the means of the proteins whose residues a matrix holds."""
     return matrix.with_name(matrix.name.replace(EMBEDDINGS, MEANS, 1))
@@ -178,8 +194,8 @@ def parse_shard_key(key: str) -> tuple[int, int]:
     return int(match["index"]), int(match["count"])
 
 
-def shard_bounds(index: int, count: int, sequences: int) -> tuple[int, int]:
-    """Return first and past-the-last sequence of a shard; sizes differ by at most one."""
+def shard_bounds(index: _Numbers, count: int, sequences: int) -> tuple[_Numbers, _Numbers]:
+    """Return first and past-the-last sequence of a shard, or of several; sizes differ by 0 or 1."""
     return index * sequences // count, (index + 1) * sequences // count
 
 
@@ -207,7 +223,8 @@ def publish_manifest(directory: storage.PathLike, *, count: int | None = None) -
     """Check that a folder's shards are complete and publish their common manifest.
 
     Its data version is the hash of the shards' hashes. With ``count``, once those shards are all
-    there, the shards of another split of the folder are removed: they are what these replace.
+    there, the shards of another split of the folder are removed, and what was left unfinished of
+    one: they are what these replace.
 
     Raises:
         InputError: as ``open_shards``, or there are not ``count`` shards.
@@ -268,6 +285,9 @@ def _remove_other_splits(folder: Path, count: int) -> None:
             path.with_suffix(".json").unlink()
             for name in manifest.files:
                 (folder / name).unlink(missing_ok=True)
+    for path in unfinished_in(folder):
+        if _is_shard(path) and path.stem not in wanted:
+            discard_unfinished(path)
 
 
 def _totals(summaries: list[dict[str, Any]]) -> dict[str, int]:

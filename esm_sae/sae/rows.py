@@ -9,6 +9,7 @@ import polars as pl
 
 from esm_sae import storage
 from esm_sae.errors import InputError
+from esm_sae.formats.manifest import is_recorded, read_manifest
 from esm_sae.formats.shards import EmbeddingShards
 from esm_sae.split import read_similarity_clusters, similarity_clusters_path, splits_of
 
@@ -58,9 +59,10 @@ def split_rows(shards: EmbeddingShards, choice: SplitChoice) -> SplitRows:
     While it runs it holds the protein ids of all rows in memory.
 
     Raises:
-        InputError: the shards' row tables do not match their matrices, or no row is left to
-            train on.
+        InputError: the shards' row tables are damaged or do not match their matrices, or no row
+            is left to train on.
     """
+    _require_intact_tables(shards)
     ids = shards.index.select("sequence_id").collect()["sequence_id"]
     if len(ids) != shards.rows:
         raise InputError(
@@ -132,6 +134,17 @@ def evenly_spaced(rows: np.ndarray, most: int) -> np.ndarray:
     if len(rows) <= most:
         return rows
     return rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)]
+
+
+def _require_intact_tables(shards: EmbeddingShards) -> None:
+    for path in shards.paths if shards.has_index else []:
+        table, manifest = path.with_suffix(".parquet"), read_manifest(path.with_suffix(".json"))
+        if manifest is None or table.name not in manifest.files:
+            continue
+        if not is_recorded(table, manifest):
+            raise InputError(
+                f"{table}: its bytes differ from those its manifest records; embed this shard again"
+            )
 
 
 # In alphabetical order, for searchsorted.

@@ -144,11 +144,13 @@ def embedding_options(settings: Settings, seed: int) -> "embedding.EmbeddingOpti
 
 
 def _speed(embedded: "embedding.ShardResult") -> dict[str, Any]:
-    """Return the rate of what this run computed; nothing where the shard was there."""
+    """Return how this run computed; nothing where the shard was there."""
     if not embedded.batches:
         return {}
     return {
         "residues_per_second": round(embedded.residues / embedded.seconds),
         "batches": embedded.batches,
         "resumed_share": embedded.resumed,
+        "padding_share": embedded.padding_share,
+        "batch_tokens": embedded.batch_tokens,
     }

@@ -6,25 +6,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esm_sae.data import bundled_fasta
-from esm_sae.embedding.batching import batch_end, longest_first, pad
+from esm_sae.embedding.batching import batch_end, computed_tokens, longest_first, pad
 from esm_sae.formats.sequence_index import index_of
 
 LENGTHS = st.lists(st.integers(1, 60), max_size=80).map(np.array)
 
 
-def batches_of(lengths, budget):
+def batches_of(lengths, budget, packed=False):
     """Return the lengths of each batch."""
     lengths = np.asarray(lengths, dtype=np.int64)
     ordered, batches, start = lengths[longest_first(lengths)], [], 0
     while start < len(ordered):
-        end = batch_end(ordered, start, budget)
+        end = batch_end(ordered, start, budget, packed=packed)
         batches.append(ordered[start:end])
         start = end
     return batches
 
 
 def padding_share(batches):
-    computed = sum(len(batch) * batch[0] for batch in batches)
+    computed = sum(computed_tokens(batch, packed=False) for batch in batches)
     return 1 - sum(batch.sum() for batch in batches) / computed
 
 
@@ -48,6 +48,25 @@ def test_a_batch_is_as_large_as_budget_and_padding_allow(lengths, budget):
     for batch, following in itertools.pairwise(batches):
         larger = np.append(batch, following[0])
         assert len(larger) * larger[0] > budget or padding_share([larger]) > 0.04
+
+
+@given(LENGTHS, st.integers(1, 200))
+def test_packed_batches_are_filled_with_the_sequences_own_tokens(lengths, budget):
+    batches = batches_of(lengths, budget, packed=True)
+    assert np.concatenate([*batches, []]).tolist() == sorted(lengths, reverse=True)
+    for batch in batches:
+        assert computed_tokens(batch, packed=True) == batch.sum()
+        assert len(batch) == 1 or batch.sum() <= budget
+        assert padding_share([batch]) <= 0.5
+    for batch, following in itertools.pairwise(batches):
+        larger = np.append(batch, following[0])
+        assert larger.sum() > budget or padding_share([larger]) > 0.5
+
+
+def test_packed_batches_are_fewer():
+    lengths = np.arange(100, 60, -1)
+    assert len(batches_of(lengths, 4000)) > 4
+    assert [len(batch) for batch in batches_of(lengths, 4000, packed=True)] == [40]
 
 
 @pytest.mark.parametrize("budget", [1024, 4096, 16_384, 65_536])

@@ -7,9 +7,10 @@ import polars as pl
 import pytest
 
 from esm_sae.embedding import EmbeddingOptions, embed_clusters, journal, load_encoder
-from esm_sae.errors import InputError
+from esm_sae.errors import InputError, ResumableError
 from esm_sae.formats.clusters_json import read_embedded
 from esm_sae.formats.manifest import manifest_beside, read_manifest
+from file_limits import largest_file
 
 runpy.run_path(str(Path(__file__).with_name("toy_encoder.py")))
 CLUSTERS = {
@@ -145,6 +146,33 @@ def test_an_interrupted_run_is_gone_on_with(embed, toy, monkeypatch):
     assert len(list(path.parent.iterdir())) == 4
 
 
+def test_a_full_disk_behind_the_last_batch_costs_no_batch(embed, toy):
+    # So that the JSON is the largest file.
+    clusters = {"A": [["MKVL", "P1 " + "x" * 9000], ["MK", "P2"]]}
+    path = embed(clusters)
+    undisturbed = path.read_bytes()
+    for made in path.parent.iterdir():
+        made.unlink()
+    states, sizes = toy.backbone.states, []
+
+    def counted(tokens, **options):
+        sizes.append(len(tokens))
+        return states(tokens, **options)
+
+    toy.backbone.states = counted
+    for _ in range(2):
+        with (
+            largest_file(len(undisturbed) - 1),
+            pytest.raises(ResumableError, match="make room and run it again"),
+        ):
+            embed(clusters)
+        assert [made.suffix for made in path.parent.iterdir()] == [".work"]
+    embed(clusters)
+    assert sum(sizes) == 2
+    assert path.read_bytes() == undisturbed
+    assert len(list(path.parent.iterdir())) == 2
+
+
 @pytest.mark.parametrize(
     ("clusters", "message"),
     [
@@ -169,6 +197,6 @@ def test_values_that_are_not_finite_fail_and_name_the_protein(embed, toy, tmp_pa
 
 
 def test_nothing_left_is_an_error(embed, tmp_path):
-    with pytest.raises(InputError, match="all of its sequences have more than 1 residues"):
+    with pytest.raises(InputError, match="all of its 3 sequences have more than 1 residues"):
         embed(max_length=1, long_sequences="skip")
     assert not (tmp_path / "out").exists()

@@ -1,5 +1,6 @@
 import functools
 import itertools
+import logging
 import runpy
 from pathlib import Path
 
@@ -122,7 +123,7 @@ def test_the_demo_encoder_is_the_bundled_one_and_says_what_it_is():
     assert bundled_encoder().stat().st_size < 8_000_000
     again = load_encoder("esmc_demo", weights=bundled_encoder(), device="cpu")
     assert again.weights_sha256 == demo.weights_sha256
-    assert again.note == ""
+    assert again.note == demo.note
 
 
 def test_its_untrained_copy_says_so_and_is_the_same_everywhere():
@@ -160,6 +161,35 @@ def test_what_cannot_be_loaded_is_named(options, message):
 def test_a_layer_that_is_not_there_is_an_error(tiny, layer):
     with pytest.raises(InputError, match=f"layer {layer}: tiny has layers 0 to 2"):
         tiny.embed(["MK"], layer=layer)
+
+
+@pytest.mark.parametrize("batch_tokens", [0, -1])
+def test_a_batch_without_tokens_is_an_error(tiny, batch_tokens):
+    with pytest.raises(InputError, match=f"batch_tokens {batch_tokens}: expected 1 or more"):
+        tiny.embed(["MK"], batch_tokens=batch_tokens)
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "warned"),
+    [
+        ({"avx512_bf16": False, "amx_bf16": False}, True),
+        ({"avx512_bf16": True}, False),
+        ({"amx_bf16": True}, False),
+        ({"bf16": True}, False),
+        (None, False),
+    ],
+)
+def test_bfloat16_on_a_cpu_without_it_is_warned_of(monkeypatch, caplog, capabilities, warned):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    if capabilities is not None:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    with caplog.at_level(logging.WARNING, "esm_sae"):
+        load_encoder("toy", device="cpu")
+        load_encoder("toy", device="cpu", precision="float32")
+        assert caplog.messages == []
+        load_encoder("toy", device="cpu", precision="bfloat16")
+    expected = ["this CPU has no instructions for bfloat16; float32 is faster on it"]
+    assert caplog.messages == (expected if warned else [])
 
 
 def test_an_unknown_pooling_is_an_error(tiny):

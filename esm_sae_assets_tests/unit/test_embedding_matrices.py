@@ -52,8 +52,10 @@ def test_a_full_disk_is_known_at_once(matrix, monkeypatch, number):
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
-    free = shutil.disk_usage(matrix.path.parent)._replace(free=12)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
+    usage = shutil.disk_usage(matrix.path.parent)
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda _: usage._replace(free=0 if matrix.path.exists() else 12)
+    )
     with pytest.raises(InputError, match=r"/final/x.npy: needs 30 bytes, 12 are free on its disk"):
         matrix.create()
     assert not matrix.path.exists()

@@ -10,11 +10,11 @@ from esm_sae.embedding import load_encoder
 from esm_sae.embedding.memory import is_out_of_memory
 from esm_sae.embedding.passes import Passes, State
 from esm_sae.embedding.windows import whole_pieces, window_pieces
-from esm_sae.errors import InputError
+from esm_sae.errors import InputError, ResumableError
 
 runpy.run_path(str(Path(__file__).with_name("toy_encoder.py")))
 SEQUENCES = ["MKV" * n for n in (2, 9, 4, 9, 1, 7, 3)]
-IDS = [f"P{number}" for number in range(len(SEQUENCES))]
+NAMES = [f"P{number}" for number in range(len(SEQUENCES))]
 START = State(pieces=0, batch_tokens=100, tokens=0)
 OUT_OF_MEMORY = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
@@ -34,7 +34,7 @@ def passes(encoder, state=START, pieces=None, **options):
     lengths = np.array([len(sequence) for sequence in SEQUENCES])
     options = {"layer": -1, "pooling": "mean"} | options
     pieces = whole_pieces(lengths) if pieces is None else pieces
-    return Passes(encoder, SEQUENCES, IDS, pieces, state=state, **options)
+    return Passes(encoder, SEQUENCES, NAMES, pieces, state=state, **options)
 
 
 def rows_of(batches):
@@ -123,8 +123,33 @@ def test_it_halves_again_where_that_is_not_enough(toy):
 def test_a_sequence_that_does_not_fit_alone_is_named(toy):
     Device(toy, 20)
     message = "P1: its 27 residues do not fit into the memory of cpu; set max_length"
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=message) as caught:
         list(passes(toy))
+    assert not isinstance(caught.value, ResumableError)
+
+
+def test_where_others_did_fit_it_is_an_error_that_may_pass(toy):
+    device, work = Device(toy, np.inf), passes(toy)
+    batches = iter(work)
+    found = [next(batches), next(batches)]
+    device.limit = 0
+    with pytest.raises(ResumableError, match="P2: its 12 residues do not fit into the memory of"):
+        next(batches)
+    device.limit = np.inf
+    rows = rows_of([*found, *passes(toy, work.state)])
+    np.testing.assert_allclose(rows, rows_of(passes(toy)), atol=1e-6)
+
+
+def test_an_encoder_that_packs_gets_batches_without_the_padding(toy):
+    expected = list(passes(toy))
+    assert [len(batch.pieces) for batch in expected] == [2, 1, 1, 1, 1, 1]
+    toy.backbone.packs = True
+    packed = passes(toy)
+    batches = list(packed)
+    assert [len(batch.pieces) for batch in batches] == [4, 3]
+    np.testing.assert_allclose(rows_of(batches), rows_of(expected), atol=1e-6)
+    tokens = sum(map(len, SEQUENCES)) + 2 * len(SEQUENCES)
+    assert packed.state.tokens == tokens
 
 
 def test_another_error_is_none_of_ours(toy):

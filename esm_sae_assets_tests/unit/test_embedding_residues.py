@@ -25,10 +25,6 @@ def test_as_many_as_wanted_sorted_and_without_repeats(length, wanted, name, seed
     assert positions[-1] < length
 
 
-def test_none_takes_all():
-    assert chosen(4, None).tolist() == [0, 1, 2, 3]
-
-
 @pytest.mark.parametrize("other", [{"name": "P2"}, {"seed": 1}])
 def test_id_and_seed_decide(other):
     assert chosen(200, 24).tolist() == chosen(200, 24).tolist()

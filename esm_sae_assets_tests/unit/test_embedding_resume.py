@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import runpy
@@ -9,7 +10,7 @@ import pytest
 
 from esm_sae.embedding import EmbeddingOptions, embed_shard, journal, load_encoder, open_shards
 from esm_sae.embedding.rows import pieces_of
-from esm_sae.errors import InputError
+from esm_sae.errors import InputError, ResumableError
 from esm_sae.formats.fasta import read_fasta
 
 TOY_FILE = Path(__file__).with_name("toy_encoder.py")
@@ -130,9 +131,9 @@ def test_the_halved_budget_is_remembered(kill, toy, fasta, tmp_path):
     recorded = json.loads((work_folders(folder)[0] / "journal.json").read_text())
     assert recorded["batch_tokens"] < 500
     sizes.clear()
-    summary = embed(fasta, folder, toy, pooling="mean", batch_tokens=500).product.manifest.summary
+    result = embed(fasta, folder, toy, pooling="mean", batch_tokens=500)
     assert sum(sizes) == 23 - recorded["pieces"]
-    assert summary["batch_tokens"] == recorded["batch_tokens"]
+    assert result.batch_tokens == recorded["batch_tokens"]
     np.testing.assert_allclose(
         open_shards(folder).arrays[0], open_shards(tmp_path / "one").arrays[0], atol=1e-6
     )
@@ -178,6 +179,70 @@ def test_an_interrupted_shard_is_gone_on_with(toy, fasta, tmp_path, monkeypatch)
     rerun = embed(fasta, tmp_path / "s", toy)
     assert rerun.resumed > 0
     assert len(calls) == 5 + rerun.batches
+
+
+def test_memory_that_others_take_half_way_costs_no_finished_batch(
+    toy, fasta, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(journal, "_SECONDS_BETWEEN_ENTRIES", 0)
+    sizes = watch(toy)
+    embed(fasta, tmp_path / "undisturbed", toy)
+    every = list(sizes)
+    states = toy.backbone.states
+
+    def out_of_memory(tokens, **options):
+        if len(sizes) == len(every) + 4:
+            raise MemoryError
+        return states(tokens, **options)
+
+    toy.backbone.states = out_of_memory
+    with pytest.raises(ResumableError, match="do not fit into the memory of cpu"):
+        embed(fasta, tmp_path / "s", toy)
+    assert len(work_folders(tmp_path / "s")) == 1
+    toy.backbone.states = states
+    assert embed(fasta, tmp_path / "s", toy).resumed > 0
+    assert sizes == 2 * every
+    assert bytes_of(tmp_path / "s") == bytes_of(tmp_path / "undisturbed")
+
+
+def test_a_full_disk_costs_an_entry_and_not_the_shard(toy, fasta, tmp_path, monkeypatch):
+    embed(fasta, tmp_path / "undisturbed", toy)
+    calls = []
+
+    def full(*_):
+        calls.append(1)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(journal, "_SECONDS_BETWEEN_ENTRIES", 0)
+    monkeypatch.setattr(journal.storage, "publish_json", full)
+    result = embed(fasta, tmp_path / "s", toy)
+    assert len(calls) == result.batches + 1
+    assert bytes_of(tmp_path / "s") == bytes_of(tmp_path / "undisturbed")
+
+
+def test_another_error_in_writing_an_entry_is_none_of_ours(toy, fasta, tmp_path, monkeypatch):
+    def broken(*_):
+        raise OSError(errno.EIO, "input/output error")
+
+    monkeypatch.setattr(journal.storage, "publish_json", broken)
+    with pytest.raises(OSError, match="input/output error"):
+        embed(fasta, tmp_path / "s", toy)
+
+
+def test_what_a_call_computed_counts_for_itself(kill, toy, fasta):
+    folder = kill(3, pooling="mean", batch_tokens=100)
+    batches, states = [], toy.backbone.states
+
+    def kept(tokens, **options):
+        batches.append(tokens)
+        return states(tokens, **options)
+
+    toy.backbone.states = kept
+    result = embed(fasta, folder, toy, pooling="mean", batch_tokens=100)
+    pad = sum(int((tokens == toy.backbone.vocabulary.pad).sum()) for tokens in batches)
+    share = pad / sum(tokens.numel() for tokens in batches)
+    assert result.padding_share == pytest.approx(share, abs=1e-4)
+    assert result.batch_tokens == 100
 
 
 def test_rows_reach_the_disk_before_they_are_counted(tmp_path, monkeypatch):

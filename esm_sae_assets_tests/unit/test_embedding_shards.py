@@ -3,6 +3,7 @@ import runpy
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 from esm_sae.embedding import (
@@ -308,14 +309,12 @@ def test_the_summary_says_what_was_embedded(toy, write_fasta, tmp_path):
         "windowed": 0,
         "skipped": 0,
         "unknown_letters": 1,
-        "padding_share": 0.0,
-        "batch_tokens": 64,
         "norm_min": float(f"{norms.min():.4g}"),
         "norm_median": float(f"{np.median(norms):.4g}"),
         "norm_max": float(f"{norms.max():.4g}"),
     }
     assert (result.residues, result.batches, result.resumed) == (15, 3, 0)
-    assert result.padding_share == 0
+    assert (result.padding_share, result.batch_tokens) == (0, 64)
 
 
 def test_rows_that_are_not_sound_leave_no_shard(toy, write_fasta, tmp_path):
@@ -356,6 +355,28 @@ def test_by_default_a_shard_of_residues_keeps_within_its_size(
         assert len(shards.paths) <= max(1, 3 * total // most)
     else:
         assert len(shards.paths) == 1
+
+
+def test_the_number_of_shards_of_many_unequal_sequences_is_found(toy, tmp_path, monkeypatch):
+    from esm_sae.embedding import shards as module
+
+    calls, largest = [], module._largest
+
+    def counted(ends, count):
+        calls.append(count)
+        return largest(ends, count)
+
+    monkeypatch.setattr(module, "_largest", counted)
+    # A run of long proteins at the end: evenly many of them are far from evenly large.
+    lengths = np.where(np.arange(300_000) < 290_000, 40, 9000)
+    source = module._Source("x", (), "", pl.LazyFrame({"length": lengths}), len(lengths))
+    count = module._shard_count(source, toy, RESIDUES, None)
+    ends = np.concatenate([[0], np.cumsum(lengths)])
+    most = 1_000_000_000 // 16
+    assert largest(ends, count) <= most < largest(ends, int(count / 1.02))
+    monkeypatch.setattr(module, "_MOST_SHARD_BYTES", 9000 * 16)
+    assert module._shard_count(source, toy, RESIDUES, None) > 150_000
+    assert len(calls) < 1500
 
 
 def test_unknown_letters_are_counted(toy, write_fasta, tmp_path):

@@ -7,10 +7,11 @@ import pytest
 from esm_sae.embedding import validation
 from esm_sae.embedding.matrices import MatrixFile
 from esm_sae.embedding.residues import ResidueRows
-from esm_sae.embedding.tables import row_table, write_table
+from esm_sae.embedding.tables import row_table, write_table, write_table_once
 from esm_sae.embedding.validation import names_in, require_rows_of, require_sound
 from esm_sae.errors import InputError
 from esm_sae.formats.shards import ROW_SCHEMA
+from file_limits import largest_file
 
 FINAL = Path("/final/embeddings.npy")
 PROTEINS = pl.DataFrame(
@@ -89,7 +90,7 @@ def test_proteins_are_named_without_a_residue(tmp_path):
 def test_a_table_of_other_rows_is_an_error(tmp_path):
     table = tmp_path / "t.parquet"
     row_table(PROTEINS).write_parquet(table)
-    require_rows_of(table, 3, file=FINAL)
+    assert require_rows_of(table, 3, file=FINAL) == 3
     with pytest.raises(InputError, match=f"{FINAL}: names 3 rows, its matrix has 4"):
         require_rows_of(table, 4, file=FINAL)
 
@@ -104,6 +105,16 @@ def test_row_tables_have_the_documented_columns():
     assert row_table(PROTEINS)["position"].is_null().all()
 
 
-def test_a_table_that_cannot_be_written_is_named(tmp_path):
-    with pytest.raises(InputError, match=f"{FINAL}: cannot be written"):
-        write_table(PROTEINS, tmp_path / "no" / "such" / "folder.parquet", final=FINAL)
+def test_a_table_that_has_no_room_is_named_and_not_there(tmp_path):
+    final = tmp_path / "embeddings.parquet"
+    with largest_file(100), pytest.raises(InputError, match=f"{final}: cannot be written"):
+        write_table_once(PROTEINS, tmp_path / "t.parquet", final=final)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_table_that_is_there_needs_no_room(tmp_path):
+    path = tmp_path / "t.parquet"
+    write_table_once(PROTEINS, path, final=FINAL)
+    with largest_file(100):
+        write_table_once(PROTEINS, path, final=FINAL)
+    assert pl.read_parquet(path).equals(PROTEINS)

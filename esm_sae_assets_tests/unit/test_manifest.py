@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from esm_sae.errors import InputError
+from esm_sae.errors import InputError, ResumableError
 from esm_sae.formats.manifest import (
+    discard_unfinished,
     fingerprint_of,
     identity_of,
     in_place,
@@ -13,7 +14,9 @@ from esm_sae.formats.manifest import (
     produce_files,
     produce_folder,
     read_manifest,
+    unfinished_in,
 )
+from file_limits import largest_file
 
 
 def names_in(folder):
@@ -412,6 +415,15 @@ def test_a_folder_in_place_of_a_file_is_named(tmp_path):
     assert names_in(tmp_path) == ["a.txt"]
 
 
+HOLD = """
+import sys
+from esm_sae import storage
+with storage.locked(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
 def make_resumable(folder, build, seed=1):
     return produce_files(
         [folder / "x.txt", folder / "x.parquet"],
@@ -435,7 +447,9 @@ def stop(error):
     return build
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError(), OSError()])
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt(), RuntimeError(), OSError(), ResumableError("come again")]
+)
 def test_files_are_gone_on_with_after_a_stop(tmp_path, error):
     with pytest.raises(type(error)):
         make_resumable(tmp_path, stop(error))
@@ -457,6 +471,40 @@ def test_input_of_no_use_leaves_no_work_behind(tmp_path):
     with pytest.raises(InputError):
         make_resumable(tmp_path, stop(InputError("no use")))
     assert names_in(tmp_path) == []
+
+
+def test_a_full_disk_behind_the_build_keeps_what_was_built(tmp_path):
+    def build(paths):
+        for path in paths:
+            path.write_text("kept")
+        return {"large": "x" * 9000}
+
+    with largest_file(8000), pytest.raises(ResumableError, match=r"x\.txt: cannot be written"):
+        make_resumable(tmp_path, build)
+    found = []
+
+    def finish(paths):
+        found.extend(path.read_text() for path in paths)
+        return {}
+
+    make_resumable(tmp_path, finish)
+    assert found == ["kept", "kept"]
+
+
+def test_unfinished_work_is_found_and_discarded_unless_it_goes_on(tmp_path, start_python):
+    (tmp_path / ".x.txt.no.work").mkdir()
+    (tmp_path / f".y.txt.{'0' * 16}.work").write_text("no folder")
+    with pytest.raises(RuntimeError):
+        make_resumable(tmp_path, stop(RuntimeError()))
+    assert unfinished_in(tmp_path) == [tmp_path / "x.txt"]
+    holder = start_python(HOLD, tmp_path / "x.txt")
+    assert holder.stdout.readline() == "held\n"
+    discard_unfinished(tmp_path / "x.txt")
+    assert unfinished_in(tmp_path) == [tmp_path / "x.txt"]
+    holder.kill()
+    holder.wait()
+    discard_unfinished(tmp_path / "x.txt")
+    assert names_in(tmp_path) == [".x.txt.no.work", f".y.txt.{'0' * 16}.work"]
 
 
 def test_work_of_another_fingerprint_is_removed(tmp_path):

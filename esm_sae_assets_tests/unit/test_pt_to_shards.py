@@ -243,6 +243,8 @@ def test_rows_that_are_not_sound_are_named_by_their_sequence(
         ({"encoder": "esmc_300m"}, "part_0.pt: rows are 4 wide, those of esmc_300m are 960"),
         ({"encoder": "esmc_300m", "layer": 31}, "layer 31: esmc_300m has layers 0 to 30"),
         ({"layer": -1}, "layer -1: how many layers toy has is not known here"),
+        ({"layer": 10**22}, f"layer {10**22}: no encoder has so many; give 0 to 10,000"),
+        ({"encoder": "my\tencoder"}, "encoder 'my encoder': name the one that made the rows"),
         ({"encoder": "unknown"}, "encoder 'unknown': name the one that made the rows"),
         ({"pooling": "sum"}, "pooling 'sum': expected one of mean, max, last, bos, residue"),
     ],

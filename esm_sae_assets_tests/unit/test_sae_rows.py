@@ -151,6 +151,18 @@ def test_a_flipped_byte_is_found_and_the_shard_named(make_shards):
         require_intact(shards)
 
 
+@pytest.mark.parametrize("place", [2, 0.5, -20, -1])
+def test_a_flipped_byte_of_a_row_table_is_found_and_the_table_named(make_shards, place):
+    folder, _ = make_shards()
+    shards = open_shards(folder)
+    path = folder / "embeddings_0001-of-0003.parquet"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 if place == 0.5 else place] ^= 255
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"0001-of-0003\.parquet: its bytes differ.*embed this"):
+        split_rows(shards, OWN)
+
+
 @pytest.mark.parametrize("factor", [1e-3, 1.0, 700.0])
 def test_the_scale_is_the_power_of_two_nearest_the_rms(make_shards, factor):
     folder, _ = make_shards(proteins=200, width=8, seed=1)

@@ -1,6 +1,7 @@
 import itertools
 import json
 import warnings
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -18,6 +19,7 @@ from esm_sae.formats.shards import (
     shard_bounds,
     shard_key,
     shard_name,
+    shard_paths,
 )
 
 
@@ -246,6 +248,21 @@ def test_a_new_split_replaces_the_old_one_once_it_is_complete(make_shards):
     np.testing.assert_array_equal(open_shards(folder).rows_at(np.arange(13)), matrix)
 
 
+def test_the_unfinished_work_of_another_split_goes_with_it(make_shards):
+    folder, _ = make_shards(13, 4, count=3)
+    works = [
+        folder / f".{name}.{'0' * 16}.work"
+        for name in ("embeddings_0001-of-0002.npy", "embeddings_0001-of-0003.npy", "other.npy")
+    ]
+    for work in works:
+        work.mkdir()
+        (work / "rows.npy").write_bytes(b"rows")
+    publish_manifest(folder)
+    assert all(work.is_dir() for work in works)
+    publish_manifest(folder, count=3)
+    assert [work.is_dir() for work in works] == [False, True, True]
+
+
 def test_one_shard_of_other_content_changes_every_version(make_shards):
     folder, _ = make_shards(13, 4, count=3)
     manifest, store = publish_manifest(folder).manifest, open_shards(folder)
@@ -274,6 +291,14 @@ def test_shards_are_contiguous_and_equal_within_one_sequence(sequences, count):
 def test_shard_names():
     assert shard_name(7, 64) == "embeddings_0007-of-0064"
     assert shard_name(7, 64, shards.MEANS) == "means_0007-of-0064"
+    key = "0007-of-0064"
+    assert [path.name for path in shard_paths(Path("x"), 7, 64, with_means=True)] == [
+        f"embeddings_{key}.npy",
+        f"embeddings_{key}.parquet",
+        f"means_{key}.npy",
+        f"means_{key}.parquet",
+    ]
+    assert len(shard_paths(Path("x"), 7, 64, with_means=False)) == 2
     assert parse_shard_key(shard_key(7, 64)) == (7, 64)
     for key in ("7", "0064-of-0064", "x-of-y", ""):
         with pytest.raises(InputError, match="expected a key such as"):

@@ -159,6 +159,20 @@ def test_lock_of_a_killed_process_is_free(tmp_path, start_python, python):
     assert names_in(tmp_path) == []
 
 
+def test_a_lock_that_another_holds_need_not_be_waited_for(tmp_path, start_python):
+    holder = start_python(HOLD, tmp_path / "x")
+    assert holder.stdout.readline() == "held\n"
+    with storage.locked(tmp_path / "x", wait=False) as held:
+        assert not held
+    assert names_in(tmp_path) == [".x.lock"]
+    holder.stdin.write("\n")
+    holder.stdin.flush()
+    assert holder.stdout.readline() == "released\n"
+    with storage.locked(tmp_path / "x", wait=False) as held:
+        assert held
+    assert names_in(tmp_path) == []
+
+
 def test_many_processes_increment_a_counter_under_the_lock(tmp_path, start_python):
     counter = tmp_path / "counter"
     counter.write_text("0")
