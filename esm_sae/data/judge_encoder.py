@@ -262,7 +262,7 @@ def _batches_of_equals(
         size = max(1, _BATCH_TOKENS // int(length))
         for start in range(0, len(of_length), size):
             numbers = of_length[start : start + size]
-            tokens = [encode(sequences[n][:_LONGEST]).ids for n in numbers.tolist()]
+            tokens = [encode(sequences[int(n)][:_LONGEST]).ids for n in numbers]
             yield numbers, np.stack(tokens)
 
 
