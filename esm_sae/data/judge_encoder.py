@@ -46,6 +46,7 @@ Hits = dict[str, dict[str, np.ndarray]]
 _LONGEST = 512
 _BATCH_TOKENS = 8_192
 _RESIDUES_OF_A_PROTEIN = 4
+_BATCHES_SEEN = 100
 
 
 class _RowShape(TypedDict):
@@ -131,6 +132,10 @@ def _perplexities(
         "unigram": math.exp(information[np.concatenate(hidden)].mean()),
         "untrained": perplexity(_model(untrained), tokens["test"], **rows),
         "trained": perplexity(_model(trained), tokens["test"], **rows),
+        # Beside the last: whether it lacks proteins or training.
+        "trained, seen proteins": perplexity(
+            _model(trained), tokens["train"], **rows, batches=_BATCHES_SEEN
+        ),
     }
     return {name: round(value, 2) for name, value in found.items()}
 

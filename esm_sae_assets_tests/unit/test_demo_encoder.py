@@ -65,7 +65,7 @@ def test_it_knows_more_than_frequencies_and_than_its_untrained_copy(measures):
 def test_the_card_shows_the_figures(measures):
     shown = [cells[-1] for cells in table_below("Hidden residues")]
     found = measures["perplexity"]
-    names = ("uniform", "unigram", "untrained", "trained")
+    names = ("uniform", "unigram", "untrained", "trained", "trained, seen proteins")
     assert shown == [f"{found[name]:.2f}" for name in names]
 
     def told(figure):
