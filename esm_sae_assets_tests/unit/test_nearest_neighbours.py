@@ -19,10 +19,7 @@ LETTERS = "ACDEFGHIKLMNPQRSTVWY"
     [
         ("Cytochrome b", "cytochrome b"),
         ("Putative cytochrome  B (Fragment)", "cytochrome b"),
-        (
-            "ATP synthase subunit a (EC 3.6.3.14), chloroplastic",
-            "atp synthase subunit a , chloroplastic",
-        ),
+        ("ATP synthase a (EC 3.6.3.14), chloroplastic", "atp synthase a, chloroplastic"),
         ("Uncharacterized protein YqhQ", None),
         ("Hypothetical membrane protein", None),
         ("Protein FAM72A", None),
