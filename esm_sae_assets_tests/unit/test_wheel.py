@@ -15,14 +15,15 @@ PACKAGES = ("esm_sae", "esm_sae_assets")
 LOAD_DATA = """
 import importlib.resources, json
 import esm_sae, esm_sae_assets
-from esm_sae.data import bundled_clusters, bundled_fasta, provenance
+from esm_sae.data import bundled_clusters, bundled_encoder, bundled_fasta, provenance
 from esm_sae.formats.fasta import read_fasta
 from esm_sae.split import read_similarity_clusters
 
 assets = importlib.resources.files("esm_sae_assets")
 print(json.dumps({
     "modules": [esm_sae.__file__, esm_sae_assets.__file__],
-    "data": [str(bundled_fasta()), str(bundled_clusters())],
+    "data": [str(bundled_fasta()), str(bundled_clusters()), str(bundled_encoder())],
+    "encoder_bytes": bundled_encoder().stat().st_size,
     "proteins": sum(1 for record in read_fasta(bundled_fasta())),
     "clustered": len(read_similarity_clusters("bundled")),
     "licence": json.dumps(provenance()),
@@ -65,8 +66,9 @@ def test_installed_wheel_loads_its_own_data(wheel: Path, tmp_path: Path) -> None
     for path in [*loaded["modules"], *loaded["data"]]:
         assert Path(path).is_relative_to(target)
     assert loaded["clustered"] >= loaded["proteins"] >= 7_000
+    assert 5_000_000 < loaded["encoder_bytes"] < 8_000_000
     assert "CC BY 4.0" in loaded["licence"]
-    assert loaded["profiles"] == ["demo.toml", "uniref50.toml"]
+    assert loaded["profiles"] == ["demo.toml", "uniref50.toml", "uniref50_residue.toml"]
     assert "granularity: op" in loaded["instance"]
 
 
