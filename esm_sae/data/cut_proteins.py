@@ -62,10 +62,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--source /usr/share/doc/mmseqs2/example-data --output esm_sae/data",
         seed=True,
     )
+    add_source(parser)
+    return run(parser, _work, argv)
+
+
+def add_source(parser: argparse.ArgumentParser) -> None:
+    """Add the option that names the folder of the example records."""
     parser.add_argument(
         "--source", type=Path, required=True, metavar="DIR", help="folder of the example records"
     )
-    return run(parser, _work, argv)
 
 
 def _work(options: argparse.Namespace) -> str:

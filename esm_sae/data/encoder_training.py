@@ -140,19 +140,22 @@ def new_model(options: TrainingOptions) -> ESMC:
     generator = torch.Generator().manual_seed(options.seed)
     for name, parameter in model.named_parameters():
         if parameter.ndim == 2:
-            inside = name.startswith("transformer.blocks")
-            deviation = math.sqrt(0.5 / parameter.shape[1]) if inside else 0.02
+            of_block = _is_matrix_of_block(name, parameter)
+            deviation = math.sqrt(0.5 / parameter.shape[1]) if of_block else 0.02
             torch.nn.init.normal_(parameter, std=deviation, generator=generator)
         elif name.endswith("bias"):
             torch.nn.init.zeros_(parameter)
     return model
 
 
+def _is_matrix_of_block(name: str, parameter: torch.Tensor) -> bool:
+    return name.startswith("transformer.blocks") and parameter.ndim == 2
+
+
 def _optimizers(model: ESMC, options: TrainingOptions) -> list[torch.optim.Optimizer]:
     matrices, others = [], []
     for name, parameter in model.named_parameters():
-        inside = name.startswith("transformer.blocks") and parameter.ndim == 2
-        (matrices if inside else others).append(parameter)
+        (matrices if _is_matrix_of_block(name, parameter) else others).append(parameter)
     return [
         torch.optim.Muon(matrices, lr=options.matrix_rate, weight_decay=options.weight_decay),
         torch.optim.AdamW(others, lr=options.other_rate, betas=(0.9, 0.98), weight_decay=0.0),

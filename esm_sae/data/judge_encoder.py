@@ -15,6 +15,7 @@ import numpy as np
 
 from esm_sae import storage
 from esm_sae.cli import command, run
+from esm_sae.data.cut_proteins import add_source
 from esm_sae.data.masked_residues import AMINO_ACIDS
 from esm_sae.data.nearest_neighbours import (
     composition,
@@ -62,9 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "python -m esm_sae.data.judge_encoder "
         "--source /usr/share/doc/mmseqs2/example-data --output esm_sae/data",
     )
-    parser.add_argument(
-        "--source", type=Path, required=True, metavar="DIR", help="folder of the example records"
-    )
+    add_source(parser)
     parser.add_argument("--device", default="cpu", metavar="NAME", help="default: cpu")
     return run(parser, _work, argv)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from esm_sae import storage
 from esm_sae.cli import command, run
+from esm_sae.data.cut_proteins import add_source
 from esm_sae.data.source_proteins import SourceProtein, read_source
 
 WEIGHTS = "encoder.safetensors"
@@ -30,9 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--source /usr/share/doc/mmseqs2/example-data --output esm_sae/data",
         seed=True,
     )
-    parser.add_argument(
-        "--source", type=Path, required=True, metavar="DIR", help="folder of the example records"
-    )
+    add_source(parser)
     parser.add_argument("--steps", type=int, metavar="N", help="optimizer steps (default: 2800)")
     parser.add_argument("--device", default="cpu", metavar="NAME", help="default: cpu")
     return run(parser, _work, argv)

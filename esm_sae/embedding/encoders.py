@@ -157,8 +157,10 @@ class Encoder:
         for name, sequence in zip(names, sequences, strict=True):
             self.backbone.vocabulary.require_residues(sequence, name)
         lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
-        every = all_residues(lengths)
         ends = np.cumsum(lengths)
+        residues = None
+        if options.per_residue:
+            residues = np.split(all_residues(lengths).positions, ends[:-1])
         passes = Passes(
             self,
             sequences,
@@ -167,9 +169,9 @@ class Encoder:
             layer=options.layer,
             pooling=options.protein_pooling,
             state=State(0, options.budget(self), 0),
-            residues=np.split(every.positions, ends[:-1]) if options.per_residue else None,
+            residues=residues,
         )
-        count = len(every) if options.per_residue else len(lengths)
+        count = int(lengths.sum()) if options.per_residue else len(lengths)
         rows = np.empty((count, self.width), np.float32)
         for batch in passes:
             if batch.residues is None:

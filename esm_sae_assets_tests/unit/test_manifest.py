@@ -1,12 +1,10 @@
 import json
-import select
 from pathlib import Path
 
 import pytest
 
-from esm_sae.errors import InputError, ResumableError
+from esm_sae.errors import InputError
 from esm_sae.formats.manifest import (
-    discard_unfinished,
     fingerprint_of,
     identity_of,
     in_place,
@@ -14,9 +12,7 @@ from esm_sae.formats.manifest import (
     produce_files,
     produce_folder,
     read_manifest,
-    unfinished_in,
 )
-from file_limits import largest_file
 
 
 def names_in(folder):
@@ -189,95 +185,6 @@ def test_files_of_two_names_with_one_manifest_are_not_taken_for_one_another(tmp_
     assert (tmp_path / "x.json").exists()
 
 
-WRITE = """
-import json, sys
-from pathlib import Path
-from esm_sae.formats.manifest import produce_files, produce_folder
-
-form, root, content = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
-
-def pause():
-    print("building", flush=True)
-    sys.stdin.readline()
-
-def build_files(paths):
-    paths[0].write_text(content)
-    pause()
-    paths[1].write_text(content)
-    return {}
-
-def build_folder(work):
-    return build_files([work / "x.txt", work / "y.txt"])
-
-print("starting", flush=True)
-common = dict(kind="test", determinants={"content": content})
-if form == "files":
-    product = produce_files([root / "x.txt", root / "y.txt"], manifest=root / "manifest.json",
-                            build=build_files, **common)
-else:
-    product = produce_folder(root, build=build_folder, **common)
-print(json.dumps(product.unchanged), flush=True)
-"""
-
-
-def start_writer(start_python, *arguments):
-    writer = start_python(WRITE, *arguments)
-    assert writer.stdout.readline() == "starting\n"
-    return writer
-
-
-def waits(process):
-    return select.select([process.stdout], [], [], 0.5)[0] == []
-
-
-def go_on(process):
-    process.stdin.write("\n")
-    process.stdin.flush()
-
-
-@pytest.mark.parametrize("form", ["files", "folder"])
-def test_the_second_of_two_equal_writers_finds_the_first_ones_output(tmp_path, start_python, form):
-    root = tmp_path / "made"
-    first = start_writer(start_python, form, root, "content")
-    assert first.stdout.readline() == "building\n"
-    second = start_writer(start_python, form, root, "content")
-    assert waits(second)
-    go_on(first)
-    assert first.stdout.readline() == "false\n"
-    assert second.stdout.readline() == "true\n"
-
-
-@pytest.mark.parametrize("form", ["files", "folder"])
-def test_two_different_writers_do_not_mix(tmp_path, start_python, form):
-    root = tmp_path / "made"
-    first = start_writer(start_python, form, root, "first")
-    assert first.stdout.readline() == "building\n"
-    second = start_writer(start_python, form, root, "second")
-    assert waits(second)
-    go_on(first)
-    assert first.stdout.readline() == "false\n"
-    assert second.stdout.readline() == "building\n"
-    assert {(root / name).read_text() for name in ("x.txt", "y.txt")} == {"first"}
-    assert read_manifest(root).determinants == {"content": "first"}
-    go_on(second)
-    assert second.stdout.readline() == "false\n"
-    assert {(root / name).read_text() for name in ("x.txt", "y.txt")} == {"second"}
-    assert read_manifest(root).determinants == {"content": "second"}
-
-
-@pytest.mark.parametrize("form", ["files", "folder"])
-def test_a_writer_killed_while_building_leaves_the_old_output(tmp_path, start_python, form):
-    root = tmp_path / "made"
-    old = start_writer(start_python, form, root, "old")
-    go_on(old)
-    assert [old.stdout.readline() for _ in range(2)] == ["building\n", "false\n"]
-    killed = start_writer(start_python, form, root, "new")
-    assert killed.stdout.readline() == "building\n"
-    killed.kill()
-    killed.wait()
-    assert start_writer(start_python, form, root, "old").stdout.readline() == "true\n"
-
-
 def test_identity_is_the_content_and_not_the_place(tmp_path):
     one, other = tmp_path / "one.txt", tmp_path / "other.txt"
     one.write_text("same")
@@ -413,108 +320,3 @@ def test_a_folder_in_place_of_a_file_is_named(tmp_path):
             build=Builder().files,
         )
     assert names_in(tmp_path) == ["a.txt"]
-
-
-HOLD = """
-import sys
-from esm_sae import storage
-with storage.locked(sys.argv[1]):
-    print("held", flush=True)
-    sys.stdin.readline()
-"""
-
-
-def make_resumable(folder, build, seed=1):
-    return produce_files(
-        [folder / "x.txt", folder / "x.parquet"],
-        manifest=folder / "x.txt.manifest.json",
-        kind="test",
-        determinants={"seed": seed},
-        build=build,
-        resumable=True,
-    )
-
-
-def stop(error):
-    """Return a build that writes one file and one of its own, then stops."""
-
-    def build(paths):
-        paths[0].write_text("kept")
-        (paths[0].parent / "own.json").write_text("{}")
-        (paths[0].parent / ".x.txt.0123456789ab.partial").write_text("unfinished")
-        raise error
-
-    return build
-
-
-@pytest.mark.parametrize(
-    "error", [KeyboardInterrupt(), RuntimeError(), OSError(), ResumableError("come again")]
-)
-def test_files_are_gone_on_with_after_a_stop(tmp_path, error):
-    with pytest.raises(type(error)):
-        make_resumable(tmp_path, stop(error))
-    found = []
-
-    def build(paths):
-        found.extend(names_in(paths[0].parent))
-        paths[1].write_text("new")
-        return {}
-
-    product = make_resumable(tmp_path, build)
-    assert found == ["own.json", "x.txt"]
-    assert sorted(product.manifest.files) == ["x.parquet", "x.txt"]
-    assert names_in(tmp_path) == ["x.parquet", "x.txt", "x.txt.manifest.json"]
-    assert (tmp_path / "x.txt").read_text() == "kept"
-
-
-def test_input_of_no_use_leaves_no_work_behind(tmp_path):
-    with pytest.raises(InputError):
-        make_resumable(tmp_path, stop(InputError("no use")))
-    assert names_in(tmp_path) == []
-
-
-def test_a_full_disk_behind_the_build_keeps_what_was_built(tmp_path):
-    def build(paths):
-        for path in paths:
-            path.write_text("kept")
-        return {"large": "x" * 9000}
-
-    with largest_file(8000), pytest.raises(ResumableError, match=r"x\.txt: cannot be written"):
-        make_resumable(tmp_path, build)
-    found = []
-
-    def finish(paths):
-        found.extend(path.read_text() for path in paths)
-        return {}
-
-    make_resumable(tmp_path, finish)
-    assert found == ["kept", "kept"]
-
-
-def test_unfinished_work_is_found_and_discarded_unless_it_goes_on(tmp_path, start_python):
-    (tmp_path / ".x.txt.no.work").mkdir()
-    (tmp_path / f".y.txt.{'0' * 16}.work").write_text("no folder")
-    with pytest.raises(RuntimeError):
-        make_resumable(tmp_path, stop(RuntimeError()))
-    assert unfinished_in(tmp_path) == [tmp_path / "x.txt"]
-    holder = start_python(HOLD, tmp_path / "x.txt")
-    assert holder.stdout.readline() == "held\n"
-    discard_unfinished(tmp_path / "x.txt")
-    assert unfinished_in(tmp_path) == [tmp_path / "x.txt"]
-    holder.kill()
-    holder.wait()
-    discard_unfinished(tmp_path / "x.txt")
-    assert names_in(tmp_path) == [".x.txt.no.work", f".y.txt.{'0' * 16}.work"]
-
-
-def test_work_of_another_fingerprint_is_removed(tmp_path):
-    with pytest.raises(RuntimeError):
-        make_resumable(tmp_path, stop(RuntimeError()))
-    builder = Builder()
-    make_resumable(tmp_path, builder.files, seed=2)
-    assert names_in(tmp_path) == ["x.parquet", "x.txt", "x.txt.manifest.json"]
-    assert make_resumable(tmp_path, builder.files, seed=2).unchanged
-    with pytest.raises(RuntimeError):
-        make_resumable(tmp_path, stop(RuntimeError()))
-    assert make_resumable(tmp_path, builder.files, seed=2).unchanged
-    assert names_in(tmp_path) == ["x.parquet", "x.txt", "x.txt.manifest.json"]
