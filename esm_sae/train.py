@@ -1,11 +1,17 @@
-"""Train a TopK sparse autoencoder on a folder of embeddings."""
+"""Train TopK sparse autoencoders on a folder of embeddings, for several k in one pass."""
 
 import argparse
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from esm_sae import cli
 from esm_sae.formats.shards import open_shards
+
+if TYPE_CHECKING:
+    from esm_sae.sae import TrainResult
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -16,17 +22,30 @@ def main(argv: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = cli.command(
         "train",
-        "Train a TopK sparse autoencoder on embedding shards or plain .npy matrices.",
+        "Train TopK sparse autoencoders on embedding shards or plain .npy matrices. Several k are "
+        "trained on the same batches, each to the same bytes as alone.",
         "python -m esm_sae.train --np_dir data/embeddings3 --project demo --latent_dim 1024 "
-        "--topk 32",
-        output="data/L{L}_k{k}/",
+        "--topk 16 32 64",
+        output="data/L{L}_k{k}/; with several k the folder in which these are made",
         seed=True,
     )
     add = parser.add_argument
     add("--np_dir", required=True, metavar="PATH", help="folder of embeddings")
-    add("--project", required=True, metavar="NAME", help="name kept in config.json")
+    add("--project", required=True, metavar="NAME", help="name kept in the files' metadata")
+    add(
+        "--project_folder",
+        action="store_true",
+        help="put the default output into a folder of the project's name: data/NAME/L{L}_k{k}/",
+    )
     add("--latent_dim", required=True, type=int, metavar="L", help="number of latents")
-    add("--topk", type=int, default=32, metavar="K", help="latents kept per row (default: 32)")
+    add(
+        "--topk",
+        type=int,
+        nargs="+",
+        default=[32],
+        metavar="K",
+        help="latents kept per row, one or more (default: 32)",
+    )
     add(
         "--batch_size",
         type=int,
@@ -61,6 +80,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="X",
         help="weight of the auxiliary loss (default: 1/32)",
     )
+    add("--no_latent_bias", action="store_true", help="leave the latents' bias at 0")
+    add(
+        "--precision",
+        choices=["float32", "bfloat16"],
+        default="float32",
+        help="type of the factors of large matrix products (default: float32)",
+    )
     add(
         "--similarity_clusters",
         metavar="PATH",
@@ -85,11 +111,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _train(arguments: argparse.Namespace) -> str:
-    from esm_sae.sae import TrainOptions, train_sae
+    from esm_sae.sae import TrainOptions, train_saes
 
+    ks = sorted(set(arguments.topk))
     options = TrainOptions(
         latent_dim=arguments.latent_dim,
-        k=arguments.topk,
+        k=ks[0],
         batch_size=arguments.batch_size,
         num_epochs=arguments.num_epochs,
         learning_rate=arguments.learning_rate,
@@ -97,18 +124,35 @@ def _train(arguments: argparse.Namespace) -> str:
         aux_alpha=arguments.aux_alpha,
         tied=arguments.tied,
         normalize=arguments.normalize,
+        latent_bias=not arguments.no_latent_bias,
+        precision=arguments.precision,
         checkpoint_every=arguments.checkpoint_every,
         seed=arguments.seed,
         split_seed=arguments.split_seed,
     )
-    options.check()
-    result = train_sae(
+    for k in ks:
+        replace(options, k=k).check()
+    results = train_saes(
         open_shards(arguments.np_dir),
-        arguments.output or Path("data") / f"L{options.latent_dim}_k{options.k}",
+        _outputs(arguments, ks),
         options,
         project=arguments.project,
         similarity_clusters=arguments.similarity_clusters,
     )
+    return "\n\n".join(_described(result) for result in results)
+
+
+def _outputs(arguments: argparse.Namespace, ks: Sequence[int]) -> dict[int, Path]:
+    """Return the folder of each k; with one k, ``--output`` names it itself."""
+    if arguments.output and len(ks) == 1:
+        return {ks[0]: arguments.output}
+    base = arguments.output or Path("data")
+    if arguments.project_folder and not arguments.output:
+        base /= arguments.project
+    return {k: base / f"L{arguments.latent_dim}_k{k}" for k in ks}
+
+
+def _described(result: "TrainResult") -> str:
     product = result.product
     figures = product.manifest.summary
     done = "unchanged" if product.unchanged else f"trained in {result.seconds:.0f} s"

@@ -123,17 +123,26 @@ def write_checkpoint(
     decoder: np.ndarray,
     latent_bias: np.ndarray,
     pre_bias: np.ndarray,
+    config: SAEConfig | None = None,
 ) -> None:
     """Publish weights in the original's layout: nested ``enc``, ``dec``, ``lb_L``, ``pb_D``.
 
-    Shapes are (D, L), (L, D), (L,) and (D,); all are stored as C-order float32.
+    Shapes are (D, L), (L, D), (L,) and (D,); all are stored as C-order float32. With a config,
+    an entry of that name tells what the weights cannot, so that the file can stand alone.
     """
-    content = {
+    content: dict[str, Any] = {
         "enc": {"kernel": _float32(encoder)},
         "dec": {"kernel": _float32(decoder)},
         "lb_L": _float32(latent_bias),
         "pb_D": _float32(pre_bias),
     }
+    if config is not None:
+        content["config"] = {
+            "topk": config.k,
+            "tied": config.tied,
+            "normalize": config.normalize,
+            "project": config.project,
+        }
     with storage.publish(path) as temporary, temporary.open("wb") as file:
         np.save(file, np.array(content, dtype=object), allow_pickle=True)
 

@@ -79,35 +79,81 @@ def produce_folder(
         InputError: in the folder's place is a file, or a folder with anything but an older
             output of this kind, which would be lost; or the disk is full.
     """
+    with folder_in_the_making(folder, kind=kind, determinants=determinants) as making:
+        if making.product is not None:
+            return making.product
+        return making.publish(build(making.work))
+
+
+@dataclass
+class FolderInTheMaking:
+    """An output folder that a process holds the lock of.
+
+    Attributes:
+        target: where the finished folder is to be.
+        work: where its files are written.
+        product: the output, where it is there already or has been published.
+    """
+
+    target: Path
+    work: Path
+    kind: str
+    determinants: dict[str, Any]
+    product: Product | None = None
+
+    def publish(self, summary: dict[str, Any]) -> Product:
+        """Describe the files in the work folder and swap it in whole.
+
+        Args:
+            summary: counts and figures that are a function of the determinants.
+        """
+        files = {
+            os.fspath(path.relative_to(self.work)): _entry(path)
+            for path in sorted(self.work.rglob("*"))
+            if path.is_file()
+        }
+        fingerprint = fingerprint_of(self.kind, self.determinants)
+        manifest = Manifest(self.kind, fingerprint, self.determinants, files, summary)
+        storage.publish_json(self.work / MANIFEST_NAME, asdict(manifest))
+        storage.swap_folder(self.work, self.target)
+        self.product = Product(self.target, manifest, self.target / MANIFEST_NAME, unchanged=False)
+        return self.product
+
+
+@contextlib.contextmanager
+def folder_in_the_making(
+    folder: storage.PathLike, *, kind: str, determinants: Mapping[str, Any]
+) -> Iterator[FolderInTheMaking]:
+    """Hold an output folder while it is made; ``produce_folder`` for those made several at once.
+
+    Processes that hold several take them in the order of their paths, or may wait for each other.
+
+    Raises:
+        InputError: as ``produce_folder``.
+    """
     target = Path(folder)
     fingerprint = fingerprint_of(kind, determinants)
     if target.is_file():
         raise InputError(f"{target}: is a file, expected a directory")
     with storage.locked(target), storage.naming_full_disk(target):
         work = _work_folder(target, fingerprint)
+        making = FolderInTheMaking(target, work, kind, dict(determinants))
         old = read_manifest(target)
         _require_ours(target, old, kind)
         if old is not None and old.fingerprint == fingerprint and _verified(target, old):
             _remove_leftovers(target)
-            return Product(target, old, target / MANIFEST_NAME, unchanged=True)
+            making.product = Product(target, old, target / MANIFEST_NAME, unchanged=True)
+            yield making
+            return
         _remove_leftovers(target, keep=work)
         storage.make_folder(work)
         _remove_unfinished_files(work)
         try:
-            summary = build(work)
+            yield making
         finally:
             # Input that cannot be used leaves nothing behind; what can be resumed stays.
             with contextlib.suppress(OSError):
                 work.rmdir()
-        files = {
-            os.fspath(path.relative_to(work)): _entry(path)
-            for path in sorted(work.rglob("*"))
-            if path.is_file()
-        }
-        manifest = Manifest(kind, fingerprint, dict(determinants), files, summary)
-        storage.publish_json(work / MANIFEST_NAME, asdict(manifest))
-        storage.swap_folder(work, target)
-    return Product(target, manifest, target / MANIFEST_NAME, unchanged=False)
 
 
 def produce_files(

@@ -126,17 +126,39 @@ class EmbeddingShards:
         return np.concatenate([[0], np.cumsum([len(array) for array in self.arrays])])
 
     def rows_at(self, indices: np.ndarray) -> np.ndarray:
-        """Return the rows with the given numbers, in their order, as (n, D) float32."""
+        """Return the rows with the given numbers, in their order, as (n, D) float32.
+
+        Ascending numbers are read fastest.
+
+        Raises:
+            IndexError: there is no row of such a number.
+        """
         indices = np.asarray(indices)
+        order = None if (indices[1:] >= indices[:-1]).all() else np.argsort(indices, kind="stable")
+        ascending = indices if order is None else indices[order]
         out = np.empty((len(indices), self.width), dtype=np.float32)
-        offsets = self.offsets
-        shard_of = np.searchsorted(offsets, indices, side="right") - 1
-        for shard in np.unique(shard_of):
-            chosen = np.flatnonzero(shard_of == shard)
-            local = indices[chosen] - offsets[shard]
-            ascending = np.argsort(local, kind="stable")
-            out[chosen[ascending]] = self.arrays[shard][local[ascending]]
+        for shard, part, rows in self.by_shard(ascending):
+            array = self.arrays[shard]
+            if order is None and array.dtype == out.dtype:
+                # Other modes of np.take copy once more. The numbers have been checked.
+                np.take(array, rows, axis=0, out=out[part], mode="clip")
+            else:
+                out[part if order is None else order[part]] = array[rows]
         return out
+
+    def by_shard(self, ascending: np.ndarray) -> Iterator[tuple[int, slice, np.ndarray]]:
+        """Yield what ascending row numbers have in each shard: shard, part, rows of the shard.
+
+        Raises:
+            IndexError: there is no row of such a number.
+        """
+        offsets = self.offsets
+        bounds = np.searchsorted(ascending, offsets)
+        if len(ascending) and (bounds[0] > 0 or bounds[-1] < len(ascending)):
+            raise IndexError(f"rows {ascending[0]} to {ascending[-1]} of {offsets[-1]}")
+        for shard in np.flatnonzero(np.diff(bounds)).tolist():
+            part = slice(int(bounds[shard]), int(bounds[shard + 1]))
+            yield shard, part, ascending[part] - offsets[shard]
 
     def batches(self, size: int) -> Iterator[tuple[int, np.ndarray]]:
         """Yield ``(first row, (n, D) float32)`` in row order; the last batch may be short."""

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from esm_sae.sae.evaluation import evaluate_sae
     from esm_sae.sae.inference import SAE, load_checkpoint
     from esm_sae.sae.options import TrainOptions
-    from esm_sae.sae.trainer import TrainResult, train_sae
+    from esm_sae.sae.trainer import TrainResult, train_sae, train_saes
 
 __all__ = [
     "SAE",
@@ -22,6 +22,7 @@ __all__ = [
     "evaluate_sae",
     "load_checkpoint",
     "train_sae",
+    "train_saes",
 ]
 
 # jax would otherwise take most of a GPU's memory at its first use, and torch may hold the encoder
@@ -36,6 +37,7 @@ _MODULE_OF = {
     "evaluate_sae": "evaluation",
     "load_checkpoint": "inference",
     "train_sae": "trainer",
+    "train_saes": "trainer",
 }
 
 

@@ -1,7 +1,8 @@
 """Evaluating an SAE on rows it never saw."""
 
 import math
-from dataclasses import dataclass
+import warnings
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +12,38 @@ import polars as pl
 from esm_sae import storage
 from esm_sae.errors import InputError
 from esm_sae.figures import png_bytes
+from esm_sae.formats.checkpoint import read_config
 from esm_sae.formats.manifest import Product, identity_of, produce_folder, read_manifest
 from esm_sae.formats.shards import EmbeddingShards
-from esm_sae.progress import progress
-from esm_sae.sae.fidelity import measure_fidelity, pca_fvu
+from esm_sae.sae.baselines import random_dictionary
+from esm_sae.sae.fidelity import (
+    FidelityMeter,
+    dimension_variances,
+    rows_per_block,
+    standardised_fvu,
+)
+from esm_sae.sae.held_out import HeldOut, measure_held_out
 from esm_sae.sae.inference import SAE, load_checkpoint
-from esm_sae.sae.plots import plot_densities, plot_l0, plot_training
-from esm_sae.sae.rows import SplitChoice, read_rows, split_rows
-from esm_sae.sae.scaling import measure_rows
+from esm_sae.sae.latents import Firing, FiringMeter, latents_table
+from esm_sae.sae.plots import (
+    plot_decoder_cosines,
+    plot_densities,
+    plot_l0,
+    plot_subgroups,
+    plot_training,
+)
+from esm_sae.sae.rows import SplitChoice, SplitRows, read_rows, split_rows
+from esm_sae.sae.scaling import RowStatistics, measure_rows
 from esm_sae.sae.training_log import METRICS_NAME
 
 KIND = "sae_metrics"
 METRICS_FILE = "metrics.json"
 LATENTS_FILE = "latents.parquet"
+SUBGROUPS_FILE = "subgroups.parquet"
 
-_ALGORITHM = "1"
-_ROWS_PER_BLOCK = 4096
+_ALGORITHM = "2"
+
+_Untrained = tuple[storage.PathLike, EmbeddingShards]
 
 
 def evaluate_sae(
@@ -36,147 +53,240 @@ def evaluate_sae(
     *,
     similarity_clusters: storage.PathLike | None = None,
     split_seed: int = 0,
+    untrained: _Untrained | None = None,
 ) -> Product:
     """Measure an SAE on the test split and publish the metrics folder.
 
-    ``metrics.json``: FVU, explained variance, errors and cosines in raw units, L0 and its
-    histogram, the share of latents that fire on no test row beside its expectation under uniform
-    use, the share dead in training, and the FVU of PCA with k components. ``latents.parquet``:
-    one row per latent. ``*.png``: training curves, firing densities, L0.
+    ``latents.parquet`` has one row per latent (``latents.latents_table``), ``subgroups.parquet``
+    one per taxon and range of protein lengths (``subgroups.SubgroupMeter.table``), ``*.png`` are
+    plots. ``metrics.json`` holds, of the test rows and in raw units unless it says otherwise:
+
+    - ``fvu``, ``mean_squared_error``, ``cosine``, ``centred_cosine``: as
+      ``fidelity.Fidelity``; ``explained_variance``: 1 - FVU.
+    - ``fvu_standardised``, ``constant_dimensions``: the FVU with each dimension divided by its
+      standard deviation, and how many dimensions were left out of it
+      (``fidelity.standardised_fvu``).
+    - ``variance_share_of_top_1`` (``_5``, ``_10``): share of the training rows' variance in their
+      dimensions of largest variance.
+    - ``pca_fvu``, ``random_dictionary_fvu``: of PCA with k components and of a dictionary that
+      was never trained, on the same rows (``baselines``).
+    - ``untrained_fvu``, ``untrained_l0_mean``, ``untrained_encoder``: of the SAE given as
+      ``untrained``, on its own test rows and by their own variance; null where none is given.
+    - ``l0_mean``, ``l0_histogram``: latents that fire on a row; the number of rows with 0, 1, ..
+    - ``unfired_share``: latents that fire on no test row, beside ``unfired_share_expected`` under
+      uniform use, exp(-kN/L) for N rows.
+    - ``dead_share``: another thing, latents that did not fire in the training's last pass over
+      its own rows; with ``train_fvu`` and ``validation_fvu`` as the training recorded it, null
+      where there is no record.
+    - ``max_decoder_cosine_median``, ``initial_cosine_median``: over the latents that fire on a
+      test row; null where not known.
+
+    The test rows are read once. Memory: the weights and the random dictionary, of the same size;
+    one block of rows with its (rows, L) activations, of 128 MB at most; the (D, D) covariance; and
+    what ``latents_table`` and ``SubgroupMeter`` say.
 
     Args:
-        checkpoint_folder: a training folder.
+        checkpoint_folder: a training folder, or a checkpoint file.
         shards: embeddings of the kind the SAE was trained on.
         output: the folder to make.
         similarity_clusters: as in the training.
         split_seed: as in the training.
+        untrained: training folder of an SAE of the same L and k on the rows of an untrained
+            encoder, and these embeddings. What it reaches, the architecture of the encoder gives
+            without having learnt anything of proteins.
 
     Raises:
-        InputError: checkpoint and shards do not fit, the split is not that of the training, or
-            no row is held out.
+        InputError: checkpoint and shards do not fit, the split is not that of the training, no
+            row is held out, or ``untrained`` is no counterpart.
     """
-    folder = Path(checkpoint_folder)
-    sae = load_checkpoint(folder)
+    path = Path(checkpoint_folder)
+    sae = load_checkpoint(path)
     sae.require_fit(shards)
     split = SplitChoice(similarity_clusters, split_seed)
-    _require_same_split(folder, sae, split)
+    _require_same_split(path, sae, split)
+    other = None if untrained is None else _counterpart(untrained, sae, shards, split)
     return produce_folder(
         output,
         kind=KIND,
         determinants={
-            "checkpoint": identity_of(folder),
+            "checkpoint": _identity(path, sae),
             "embeddings": shards.fingerprint,
             "split": split.record(),
+            "untrained": None if other is None else other.identity,
             "algorithm": _ALGORITHM,
         },
-        build=lambda work: _evaluate(work, folder, sae, shards, split),
+        build=lambda work: _evaluate(work, path, sae, shards, split, other),
     )
 
 
 @dataclass(frozen=True)
-class Firing:
-    """How the latents fire on a set of rows.
+class _Counterpart:
+    """The SAE on the rows of an untrained encoder."""
 
-    Attributes:
-        rows: number of rows.
-        counts: (L,) rows each latent fires on.
-        sums: (L,) sum of its activations.
-        maxima: (L,) its largest activation.
-        l0: (k + 1,) number of rows on which 0, 1, .. k latents fire.
-    """
-
-    rows: int
-    counts: np.ndarray
-    sums: np.ndarray
-    maxima: np.ndarray
-    l0: np.ndarray
-
-
-def measure_firing(sae: SAE, shards: EmbeddingShards, rows: np.ndarray) -> Firing:
-    """Count how the latents fire on the given rows, block by block."""
-    latent_dim, k = sae.config.latent_dim, sae.config.k
-    counts, l0 = np.zeros(latent_dim, dtype=np.int64), np.zeros(k + 1, dtype=np.int64)
-    sums, maxima = np.zeros(latent_dim), np.zeros(latent_dim, dtype=np.float32)
-    with progress(len(rows), unit="rows", description=f"evaluating k={k}") as bar:
-        for start in range(0, len(rows), _ROWS_PER_BLOCK):
-            block = read_rows(shards, rows[start : start + _ROWS_PER_BLOCK])
-            values, latents = sae.encode_sparse(block)
-            fires = values > 0
-            l0 += np.bincount(fires.sum(1), minlength=k + 1)
-            counts += np.bincount(latents[fires], minlength=latent_dim)
-            sums += np.bincount(latents[fires], weights=values[fires], minlength=latent_dim)
-            np.maximum.at(maxima, latents[fires], values[fires])
-            bar.update(len(block))
-    return Firing(len(rows), counts, sums, maxima, l0)
+    sae: SAE
+    shards: EmbeddingShards
+    identity: dict[str, Any]
 
 
 def _evaluate(
-    work: Path, folder: Path, sae: SAE, shards: EmbeddingShards, split: SplitChoice
+    work: Path,
+    path: Path,
+    sae: SAE,
+    shards: EmbeddingShards,
+    split: SplitChoice,
+    untrained: _Counterpart | None,
 ) -> dict[str, Any]:
-    rows = split_rows(shards, split)
-    if not len(rows.test):
-        raise InputError(
-            f"{shards.directory}: none of its proteins falls into the test split; embed more"
-        )
+    rows = _split_rows(shards, split)
     statistics = measure_rows(shards, rows.train, covariance=True)
-    fidelity = measure_fidelity(sae, shards, rows.test, statistics)
-    firing = measure_firing(sae, shards, rows.test)
-    training = read_manifest(folder)
-    trained = training.summary if training is not None else {}
+    dictionary = random_dictionary(sae.config, shards, rows.train, statistics)
+    held_out = measure_held_out(sae, dictionary, shards, rows.test, statistics)
+    latents = latents_table(sae, held_out.firing)
     metrics = {
         "k": sae.config.k,
         "latent_dim": sae.config.latent_dim,
         "width": sae.config.width,
         "encoder": shards.provenance.describe(),
-        "test_rows": fidelity.rows,
-        "fvu": fidelity.fvu,
-        "explained_variance": 1 - fidelity.fvu,
-        "pca_fvu": pca_fvu(shards, rows.test, statistics, sae.config.k),
-        "mean_squared_error": fidelity.mean_squared_error,
-        "cosine": fidelity.cosine,
-        "centred_cosine": fidelity.centred_cosine,
-        "l0_mean": float(firing.counts.sum() / firing.rows),
-        "unfired_share": float(np.mean(firing.counts == 0)),
-        "unfired_share_expected": math.exp(-sae.config.k * firing.rows / sae.config.latent_dim),
-        "dead_share": trained.get("dead_share"),
-        "train_fvu": trained.get("train_fvu"),
-        "validation_fvu": trained.get("validation_fvu"),
+        **_fidelity_metrics(held_out, statistics),
+        **_untrained_metrics(untrained, split),
+        **_firing_metrics(held_out.firing, sae),
+        **_training_metrics(path),
+        **_cosine_metrics(latents),
     }
-    storage.publish_json(work / METRICS_FILE, metrics | {"l0_histogram": firing.l0.tolist()})
-    with storage.publish(work / LATENTS_FILE) as temporary:
-        _latents_table(sae, firing).write_parquet(temporary)
-    _publish_plots(work, folder, firing)
+    l0_histogram = held_out.firing.l0.tolist()
+    storage.publish_json(work / METRICS_FILE, metrics | {"l0_histogram": l0_histogram})
+    for name, table in ((LATENTS_FILE, latents), (SUBGROUPS_FILE, held_out.subgroups)):
+        with storage.publish(work / name) as temporary:
+            table.write_parquet(temporary)
+    _publish_plots(work, path, sae, held_out, latents)
     return metrics
 
 
-def _latents_table(sae: SAE, firing: Firing) -> pl.DataFrame:
-    return pl.DataFrame(
-        {
-            "latent": np.arange(len(firing.counts), dtype=np.int32),
-            "density": firing.counts / firing.rows,
-            "mean_activation": firing.sums / np.maximum(firing.counts, 1),
-            "max_activation": firing.maxima,
-            "decoder_norm": sae.decoder_norms,
-        }
-    )
-
-
-def _publish_plots(work: Path, folder: Path, firing: Firing) -> None:
-    figures = {
-        "firing_density.png": plot_densities(firing.counts / firing.rows),
-        "l0_histogram.png": plot_l0(firing.l0),
+def _fidelity_metrics(held_out: HeldOut, statistics: RowStatistics) -> dict[str, Any]:
+    fidelity = held_out.fidelity
+    standardised, constant = standardised_fvu(fidelity, statistics)
+    shares = np.sort(dimension_variances(statistics))[::-1].cumsum() / statistics.variance
+    return {
+        "test_rows": fidelity.rows,
+        "fvu": fidelity.fvu,
+        "explained_variance": 1 - fidelity.fvu,
+        "fvu_standardised": standardised,
+        "constant_dimensions": constant,
+        **{
+            f"variance_share_of_top_{count}": float(shares[min(count, len(shares)) - 1])
+            for count in (1, 5, 10)
+        },
+        "pca_fvu": held_out.pca_fvu,
+        "random_dictionary_fvu": held_out.dictionary_fvu,
+        "mean_squared_error": fidelity.mean_squared_error,
+        "cosine": fidelity.cosine,
+        "centred_cosine": fidelity.centred_cosine,
     }
-    if (folder / METRICS_NAME).is_file():
-        figures["training_curves.png"] = plot_training(pl.read_parquet(folder / METRICS_NAME))
+
+
+def _firing_metrics(firing: Firing, sae: SAE) -> dict[str, Any]:
+    return {
+        "l0_mean": firing.l0_mean,
+        "unfired_share": float(np.mean(~firing.fired)),
+        "unfired_share_expected": math.exp(-sae.config.k * firing.rows / sae.config.latent_dim),
+    }
+
+
+def _training_metrics(path: Path) -> dict[str, Any]:
+    record = read_manifest(path) if path.is_dir() else None
+    trained = record.summary if record is not None else {}
+    return {name: trained.get(name) for name in ("dead_share", "train_fvu", "validation_fvu")}
+
+
+def _cosine_metrics(latents: pl.DataFrame) -> dict[str, Any]:
+    live = latents.filter(pl.col("density") > 0)
+    return {
+        f"{name}_median": live[name].median() for name in ("max_decoder_cosine", "initial_cosine")
+    }
+
+
+def _untrained_metrics(untrained: _Counterpart | None, split: SplitChoice) -> dict[str, Any]:
+    if untrained is None:
+        return {"untrained_fvu": None, "untrained_l0_mean": None, "untrained_encoder": None}
+    sae, shards = untrained.sae, untrained.shards
+    rows = _split_rows(shards, split)
+    fidelity = FidelityMeter(measure_rows(shards, rows.train))
+    firing = FiringMeter(sae.config.latent_dim, sae.config.k)
+    for numbers in rows.test.blocks(rows_per_block(sae.config.latent_dim)):
+        block = read_rows(shards, numbers)
+        values, latents, again = sae.encode_and_reconstruct(block)
+        fidelity.add(block, again)
+        firing.add(values, latents)
+    return {
+        "untrained_fvu": fidelity.result().fvu,
+        "untrained_l0_mean": firing.result().l0_mean,
+        "untrained_encoder": shards.provenance.describe(),
+    }
+
+
+def _publish_plots(
+    work: Path, path: Path, sae: SAE, held_out: HeldOut, latents: pl.DataFrame
+) -> None:
+    firing = held_out.firing
+    figures = {
+        "firing_density": plot_densities(firing.densities, sae.config.k),
+        "l0_histogram": plot_l0(firing.l0),
+        "decoder_cosines": plot_decoder_cosines(latents, sae.config.width),
+    }
+    if len(held_out.subgroups):
+        figures["fvu_by_group"] = plot_subgroups(held_out.subgroups, held_out.fidelity.fvu)
+    if (path / METRICS_NAME).is_file():
+        figures["training_curves"] = plot_training(pl.read_parquet(path / METRICS_NAME))
     for name, figure in figures.items():
-        storage.publish_bytes(work / name, png_bytes(figure))
+        storage.publish_bytes(work / f"{name}.png", png_bytes(figure))
 
 
-def _require_same_split(folder: Path, sae: SAE, split: SplitChoice) -> None:
-    trained = sae.config.training.get("split")
-    if trained is not None and trained != split.record():
+def _split_rows(shards: EmbeddingShards, split: SplitChoice) -> SplitRows:
+    rows = split_rows(shards, split)
+    if not len(rows.test):
         raise InputError(
-            f"{folder}: was trained with another split ({trained}, not {split.record()}), so that "
+            f"{shards.directory}: none of its proteins falls into the test split; embed more"
+        )
+    return rows
+
+
+def _counterpart(
+    untrained: _Untrained, sae: SAE, shards: EmbeddingShards, split: SplitChoice
+) -> _Counterpart:
+    path, others = Path(untrained[0]), untrained[1]
+    other = load_checkpoint(path)
+    other.require_fit(others)
+    _require_same_split(path, other, split)
+    sizes, wanted = [(one.config.latent_dim, one.config.k) for one in (other, sae)]
+    if sizes != wanted:
+        raise InputError(
+            f"{path}: has L = {sizes[0]} and k = {sizes[1]}, the SAE that it stands beside "
+            f"L = {wanted[0]} and k = {wanted[1]}; train it with the same"
+        )
+    if others.fingerprint == shards.fingerprint:
+        raise InputError(
+            f"{others.directory}: are the embeddings that the SAE itself reads; the untrained "
+            "encoder's are others"
+        )
+    identity = {"checkpoint": _identity(path, other), "embeddings": others.fingerprint}
+    return _Counterpart(other, others, identity)
+
+
+def _identity(path: Path, sae: SAE) -> Any:
+    """Return what determines an SAE: its training folder's content, or weights and config."""
+    if path.is_dir() and read_config(path) is not None:
+        return identity_of(path)
+    return {"weights": sae.fingerprint, "config": asdict(sae.config)}
+
+
+def _require_same_split(path: Path, sae: SAE, split: SplitChoice) -> None:
+    trained = sae.config.training.get("split")
+    if trained is None:
+        warnings.warn(
+            f"{path}: does not tell its split; test rows may have been trained on", stacklevel=3
+        )
+    elif trained != split.record():
+        raise InputError(
+            f"{path}: was trained with another split ({trained}, not {split.record()}), so that "
             "test rows may have been trained on; give the similarity clusters and the split seed "
             "of the training"
         )

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from esm_sae import storage
 from esm_sae.errors import InputError
@@ -16,7 +17,6 @@ from esm_sae.sae.model import (
     Weights,
     decode,
     pre_activations,
-    to_dense,
     top_latents,
     z_score,
 )
@@ -39,11 +39,16 @@ class SAE:
         self.decoder_norms = np.linalg.norm(checkpoint.decoder, axis=1)
         self._path = checkpoint.path
         self._weights = Weights(
-            jnp.asarray(checkpoint.encoder),
+            jnp.asarray(checkpoint.encoder.T),
             jnp.asarray(checkpoint.decoder),
             jnp.asarray(checkpoint.latent_bias),
             jnp.asarray(checkpoint.pre_bias),
         )
+
+    @property
+    def decoder(self) -> np.ndarray:
+        """The decoder, (L, D) float32."""
+        return np.asarray(self._weights.decoder_rows)
 
     def encode(self, rows: np.ndarray) -> np.ndarray:
         """Return the activations of all latents, (N, L) float32 with at most k above 0 a row.
@@ -102,12 +107,29 @@ class SAE:
         Raises:
             InputError: the rows have another width than the SAE.
         """
+        return self.encode_and_reconstruct(rows)[2]
+
+    def encode_and_reconstruct(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return what ``encode_sparse`` and ``reconstruct`` give, from one encoding of the rows.
+
+        Args:
+            rows: raw embeddings, (N, D).
+
+        Returns:
+            Activations (N, k) float32, their latents (N, k) int32, reconstructions (N, D) float32.
+
+        Raises:
+            InputError: the rows have another width than the SAE.
+        """
         rows = self._checked(rows, self.config.width, "embeddings")
-        out = np.empty_like(rows)
+        values = np.empty((len(rows), self.config.k), dtype=np.float32)
+        latents = np.empty((len(rows), self.config.k), dtype=np.int32)
+        again = np.empty_like(rows)
         for place, block in _padded_blocks(rows):
             found = _reconstruct(self._weights, block, self.config.k, self.config.normalize)
-            out[place] = np.asarray(found)[: place.stop - place.start]
-        return out
+            for out, part in zip((values, latents, again), found, strict=True):
+                out[place] = np.asarray(part)[: place.stop - place.start]
+        return values, latents, again
 
     def require_fit(self, shards: EmbeddingShards) -> None:
         """Check that shards hold what the SAE was trained on; what a side doesn't know passes.
@@ -171,10 +193,22 @@ _decode = jax.jit(decode)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
-def _reconstruct(weights: Weights, rows: jax.Array, k: int, normalize: bool) -> jax.Array:
+def _reconstruct(
+    weights: Weights, rows: jax.Array, k: int, normalize: bool
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     mean, divisor = jnp.float32(0), jnp.float32(1)
     if normalize:
         rows, mean, divisor = z_score(rows, NORMALIZE_EPSILON)
     values, latents = top_latents(pre_activations(weights, rows), k)
-    activations = to_dense(values, latents, weights.encoder.shape[1])
-    return decode(weights, activations) * divisor + mean
+    return values, latents, _decode_sparse(weights, values, latents) * divisor + mean
+
+
+def _decode_sparse(weights: Weights, values: jax.Array, latents: jax.Array) -> jax.Array:
+    # Sums k decoder rows per row: a tenth of the time of a product with (N, L) activations.
+    rows = weights.decoder_rows
+
+    def add(place: jax.Array, total: jax.Array) -> jax.Array:
+        return total + values[:, place, None] * rows[latents[:, place]]
+
+    nothing = jnp.zeros((len(values), rows.shape[1]), dtype=rows.dtype)
+    return lax.fori_loop(0, values.shape[1], add, nothing, unroll=8) + weights.pre_bias

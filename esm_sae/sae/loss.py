@@ -1,4 +1,8 @@
-"""The training loss: reconstruction, and the auxiliary loss that revives dead latents."""
+"""The training loss: reconstruction, and the auxiliary loss that revives dead latents.
+
+Written for a device that multiplies large dense matrices well; ``sparse_gradient`` takes the same
+gradient on CPUs.
+"""
 
 from typing import NamedTuple
 
@@ -7,33 +11,41 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from esm_sae.sae.model import (
-    Weights,
-    decode,
-    largest_mask,
-    to_dense,
-    top_latents,
-)
+from esm_sae.sae.model import Weights, combinations, decode, largest_mask, pre_activations
+
+
+class LossOptions(NamedTuple):
+    """The options of the loss.
+
+    Attributes:
+        k: latents kept per row.
+        aux_k: dead latents kept per row in the auxiliary loss.
+        aux_alpha: weight of the auxiliary loss.
+        precision: type of the factors of matrix products, ``float32`` or ``bfloat16``.
+    """
+
+    k: int
+    aux_k: int
+    aux_alpha: float
+    precision: str = "float32"
 
 
 class Loss(NamedTuple):
     """What the loss of a batch consists of.
 
     Attributes:
-        fvu: share of the batch's variance that is not reconstructed.
+        total: the reconstruction's FVU and the weighted auxiliary loss.
         auxiliary: the auxiliary loss, before its weight.
-        weighted_auxiliary: its contribution to the total.
         auxiliary_latents: number of dead latents that receive gradient from it.
-        squared_errors: ``|x - x_hat|^2`` of each row, (B,).
+        squared_errors: ``|x - x_hat|^2`` of each row, (B,), 0 on padding.
         fired: whether each latent fired on any row, (L,).
     """
 
-    fvu: jax.Array
-    auxiliary: jax.Array
-    weighted_auxiliary: jax.Array
-    auxiliary_latents: jax.Array
-    squared_errors: jax.Array
-    fired: jax.Array
+    total: ArrayLike
+    auxiliary: ArrayLike
+    auxiliary_latents: ArrayLike
+    squared_errors: ArrayLike
+    fired: ArrayLike
 
 
 def batch_loss(
@@ -41,11 +53,9 @@ def batch_loss(
     rows: jax.Array,
     mask: jax.Array,
     dead: jax.Array,
-    *,
-    k: int,
     variance: ArrayLike,
-    aux_k: int,
-    aux_alpha: float,
+    *,
+    options: LossOptions,
 ) -> tuple[jax.Array, Loss]:
     """Return the loss of a batch and what it consists of.
 
@@ -58,27 +68,25 @@ def batch_loss(
         rows: (B, D), centred and scaled.
         mask: (B,), 1 for real rows and 0 for padding.
         dead: (L,), which latents are dead.
-        k: latents kept per row.
         variance: mean over the training rows of ``|x - mu|^2``, in the units of ``rows``.
-        aux_k: dead latents kept per row in the auxiliary loss.
-        aux_alpha: weight of the auxiliary loss.
+        options: the options of the loss.
     """
-    # With pb_D folded into the bias no gradient by the rows is taken: a matmul less.
-    pre = rows @ weights.encoder + (weights.latent_bias - weights.pre_bias @ weights.encoder)
-    values, latents = top_latents(pre, k)
-    activations = to_dense(values, latents, pre.shape[1]) * mask[:, None]
-    errors = (rows - decode(weights, activations)) * mask[:, None]
+    pre = pre_activations(weights, rows, precision=options.precision)
+    kept = largest_mask(lax.stop_gradient(pre), options.k) & (mask[:, None] > 0)
+    activations = jnp.where(kept, jax.nn.relu(pre), 0)
+    reconstructed = decode(weights, activations, precision=options.precision)
+    errors = (rows - reconstructed) * mask[:, None]
     squared_errors = jnp.sum(errors**2, axis=1)
     fvu = squared_errors.sum() / (mask.sum() * variance)
     auxiliary, aux_latents = lax.cond(
-        jnp.any(dead) & bool(aux_alpha),
-        lambda: auxiliary_loss(weights, pre, errors, mask, dead, aux_k),
+        jnp.any(dead) & bool(options.aux_alpha),
+        lambda: auxiliary_loss(weights, pre, errors, mask, dead, options),
         lambda: (jnp.float32(0), jnp.int32(0)),
     )
-    share = jnp.minimum(1.0, dead.sum() / aux_k)
-    weighted = aux_alpha * share * auxiliary
+    weight = options.aux_alpha * jnp.minimum(1.0, dead.sum() / options.aux_k)
+    total = fvu + weight * auxiliary
     fired = jnp.any(activations > 0, axis=0)
-    return fvu + weighted, Loss(fvu, auxiliary, weighted, aux_latents, squared_errors, fired)
+    return total, Loss(total, auxiliary, aux_latents, squared_errors, fired)
 
 
 def auxiliary_loss(
@@ -87,7 +95,7 @@ def auxiliary_loss(
     errors: jax.Array,
     mask: jax.Array,
     dead: jax.Array,
-    aux_k: int,
+    options: LossOptions,
 ) -> tuple[jax.Array, jax.Array]:
     """Return the auxiliary loss (Gao et al. 2024, appendix A.2) and how many latents it moves.
 
@@ -102,12 +110,12 @@ def auxiliary_loss(
         errors: (B, D) residual, 0 on padding.
         mask: (B,), 1 for real rows and 0 for padding.
         dead: (L,), which latents are dead.
-        aux_k: dead latents kept per row.
+        options: the options of the loss.
     """
     target = lax.stop_gradient(errors)
-    kept = lax.stop_gradient(_largest_dead(pre, dead, aux_k)) & (mask[:, None] > 0)
+    kept = lax.stop_gradient(_largest_dead(pre, dead, options.aux_k)) & (mask[:, None] > 0)
     activations = jnp.where(kept, pre, 0)
-    missed = target - activations @ weights.decoder_rows
+    missed = target - combinations(activations, weights.decoder_rows, precision=options.precision)
     scale = jnp.maximum(jnp.sum(target**2), jnp.finfo(target.dtype).tiny)
     moved = jnp.any(kept, axis=0).sum()
     return jnp.sum(missed**2 * mask[:, None]) / scale, moved

@@ -13,10 +13,10 @@ from jax import lax
 
 
 class Weights(NamedTuple):
-    """Weights of an SAE; a tied one has no decoder of its own, it is the encoder transposed.
+    """Weights of an SAE; a tied one has no decoder of its own, it is the encoder.
 
     Attributes:
-        encoder: (D, L).
+        encoder: (L, D), the transpose of a checkpoint's kernel: a latent's weights lie together.
         decoder: (L, D), rows of unit norm where trained here; None where tied.
         latent_bias: ``lb_L``, (L,).
         pre_bias: ``pb_D``, (D,).
@@ -30,25 +30,62 @@ class Weights(NamedTuple):
     @property
     def decoder_rows(self) -> jax.Array:
         """The decoder, (L, D)."""
-        return self.encoder.T if self.decoder is None else self.decoder
+        return self.encoder if self.decoder is None else self.decoder
 
 
 def initialise(width: int, latent_dim: int, *, tied: bool, seed: int) -> Weights:
     """Return first weights: random unit decoder rows, the encoder their transpose, no bias."""
-    rows = np.random.default_rng(seed).normal(size=(latent_dim, width))
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    decoder = jnp.asarray(rows, dtype=jnp.float32)
+    rows = initial_directions(width, latent_dim, seed=seed)
     return Weights(
-        encoder=decoder.T,
-        decoder=None if tied else decoder,
+        encoder=jnp.array(rows),
+        decoder=None if tied else jnp.array(rows),
         latent_bias=jnp.zeros(latent_dim, dtype=jnp.float32),
         pre_bias=jnp.zeros(width, dtype=jnp.float32),
     )
 
 
-def pre_activations(weights: Weights, rows: jax.Array) -> jax.Array:
-    """Return ``(x - pb_D) @ enc + lb_L`` for (B, D) rows, as (B, L)."""
-    return (rows - weights.pre_bias) @ weights.encoder + weights.latent_bias
+def initial_directions(width: int, latent_dim: int, *, seed: int) -> np.ndarray:
+    """Return the decoder before the first step: random unit rows, (L, D) float32."""
+    rows = np.random.default_rng(seed).normal(size=(latent_dim, width))
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def pre_activations(
+    weights: Weights, rows: jax.Array, *, precision: jnp.dtype | str = jnp.float32
+) -> jax.Array:
+    """Return ``(x - pb_D) @ enc + lb_L`` for (B, D) rows, as (B, L) float32.
+
+    Args:
+        weights: the weights.
+        rows: (B, D).
+        precision: type of the factors of the matrix product; sums are float32.
+    """
+    centred = rows - weights.pre_bias
+    return projections(centred, weights.encoder, precision=precision) + weights.latent_bias
+
+
+def projections(
+    rows: jax.Array, directions: jax.Array, *, precision: jnp.dtype | str = jnp.float32
+) -> jax.Array:
+    """Return the products of (N, D) rows with (L, D) directions, as (N, L) float32."""
+    # Written so, XLA multiplies bfloat16 on CPUs without turning a factor round first.
+    return lax.dot_general(
+        rows.astype(precision),
+        directions.astype(precision),
+        (((1,), (1,)), ((), ())),
+        preferred_element_type=jnp.float32,
+    )
+
+
+def combinations(
+    activations: jax.Array, directions: jax.Array, *, precision: jnp.dtype | str = jnp.float32
+) -> jax.Array:
+    """Return the sums of (L, D) directions by (N, L) activations, as (N, D) float32."""
+    return jnp.matmul(
+        activations.astype(precision),
+        directions.astype(precision),
+        preferred_element_type=jnp.float32,
+    )
 
 
 def top_latents(pre: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
@@ -67,9 +104,11 @@ def to_dense(values: jax.Array, latents: jax.Array, latent_dim: int) -> jax.Arra
     return dense.at[rows, latents].set(values, unique_indices=True)
 
 
-def decode(weights: Weights, activations: jax.Array) -> jax.Array:
-    """Return ``z @ dec + pb_D`` for (B, L) activations, as (B, D)."""
-    return activations @ weights.decoder_rows + weights.pre_bias
+def decode(
+    weights: Weights, activations: jax.Array, *, precision: jnp.dtype | str = jnp.float32
+) -> jax.Array:
+    """Return ``z @ dec + pb_D`` for (B, L) activations, as (B, D) float32."""
+    return combinations(activations, weights.decoder_rows, precision=precision) + weights.pre_bias
 
 
 def z_score(rows: jax.Array, epsilon: float) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -83,15 +122,24 @@ def largest_mask(scores: jax.Array, count: int) -> jax.Array:
     """Mark the ``count`` largest of each row of (B, L) scores: exactly that many.
 
     The same choice as ``lax.top_k``, of equal scores the first, at a cost that does not grow
-    with ``count``: the count-th largest score is found bit by bit, then the place among its
-    equals up to which they are taken.
+    with ``count`` and with nothing gathered or scattered: the count-th largest score is found
+    bit by bit, then, where it has equals, the place up to which they are taken.
     """
     keys = _sortable_bits(scores)
     threshold = _kth_largest(keys, count)[:, None]
+    reaching = keys >= threshold
+    return lax.cond(
+        jnp.all(reaching.sum(1) == count),
+        lambda: reaching,
+        lambda: _first_of_equals(keys, threshold, count),
+    )
+
+
+def _first_of_equals(keys: jax.Array, threshold: jax.Array, count: int) -> jax.Array:
     above, equal = keys > threshold, keys == threshold
     wanted = count - above.sum(1)
-    places = jnp.arange(scores.shape[1])
-    bits = scores.shape[1].bit_length()
+    places = jnp.arange(keys.shape[1])
+    bits = keys.shape[1].bit_length()
 
     def widen(step: jax.Array, end: jax.Array) -> jax.Array:
         candidate = end + (1 << (bits - 1 - step))

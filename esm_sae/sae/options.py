@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from esm_sae.errors import InputError
 
@@ -10,6 +11,9 @@ _STEPS_PER_EPOCH = 400
 # What an array of the trainer can be indexed by.
 _MOST = 2**31 - 1
 _LEAST_STEPS, _LEAST_EPOCHS, _MOST_EPOCHS = 3_000, 3, 100
+
+
+Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,9 @@ class TrainOptions:
     latent_bias: bool = True
     """Whether the latents' bias ``lb_L`` is trained; else it stays 0."""
 
+    precision: Precision = "float32"
+    """Type of the factors of large matrix products; sums, weights and the rest are float32."""
+
     checkpoint_every: int = 0
     """Epochs between the checkpoints kept beside the final one. 0: only the final one."""
 
@@ -80,6 +87,8 @@ class TrainOptions:
             raise InputError(
                 f"k is {self.k} with {self.latent_dim} latents; lower k or raise latent_dim"
             )
+        if self.precision not in get_args(Precision):
+            raise InputError(f"precision is {self.precision}; it must be float32 or bfloat16")
         if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
             raise InputError(f"learning_rate is {self.learning_rate}; it must be above 0")
         if not 0 <= self.aux_alpha < math.inf:

@@ -1,7 +1,7 @@
-"""Which rows are trained on and which are held out, and the order of an epoch."""
+"""Which rows are trained on and which are held out."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,62 @@ from esm_sae.split import read_similarity_clusters, similarity_clusters_path, sp
 
 
 @dataclass(frozen=True)
+class RowRuns:
+    """Ascending row numbers, kept as runs of consecutive ones: 16 bytes per run, not per row.
+
+    The residues of a protein are one run, or part of one.
+
+    Attributes:
+        starts: (R,) int64, the first row of each run.
+        places: (R + 1,) int64, how many of the rows come before each run, and their number.
+    """
+
+    starts: np.ndarray
+    places: np.ndarray
+
+    @classmethod
+    def between(cls, starts: np.ndarray, stops: np.ndarray) -> "RowRuns":
+        """Return the rows of the ranges from starts to stops, (R,) each, ascending and apart.
+
+        Ranges that meet become one run.
+        """
+        apart = starts[1:] != stops[:-1]
+        starts = np.concatenate([starts[:1], starts[1:][apart]]).astype(np.int64)
+        stops = np.concatenate([stops[:-1][apart], stops[-1:]]).astype(np.int64)
+        return cls(starts, np.concatenate([[0], np.cumsum(stops - starts)]).astype(np.int64))
+
+    @classmethod
+    def of(cls, rows: np.ndarray) -> "RowRuns":
+        """Return the given row numbers, (n,), each larger than the one before."""
+        return cls.between(rows, rows + 1)
+
+    @classmethod
+    def all(cls, count: int) -> "RowRuns":
+        """Return the rows 0 to count - 1."""
+        return cls.between(np.array([0]), np.array([count]))
+
+    def __len__(self) -> int:
+        return int(self.places[-1])
+
+    def at(self, places: np.ndarray) -> np.ndarray:
+        """Return the row numbers at the given places, 0 to ``len(self) - 1``, as int64."""
+        run = np.searchsorted(self.places, places, side="right") - 1
+        return self.starts[run] + (places - self.places[run])
+
+    def blocks(self, size: int) -> Iterator[np.ndarray]:
+        """Yield all row numbers, ascending, ``size`` at a time; the last block may be short."""
+        for start in range(0, len(self), size):
+            yield self.at(np.arange(start, min(start + size, len(self))))
+
+    def evenly_spaced(self, most: int) -> np.ndarray:
+        """Return at most ``most`` of the row numbers, evenly spaced from the first to the last."""
+        count = min(most, len(self))
+        return self.at(np.linspace(0, len(self) - 1, count).astype(np.int64))
+
+
+@dataclass(frozen=True)
 class SplitRows:
-    """Row numbers of each split, ascending, int64: 8 bytes of memory per row.
+    """The rows of each split.
 
     Attributes:
         train: rows that weights, mean and scale may see.
@@ -24,9 +78,9 @@ class SplitRows:
         test: rows that only the final evaluation sees.
     """
 
-    train: np.ndarray
-    validation: np.ndarray
-    test: np.ndarray
+    train: RowRuns
+    validation: RowRuns
+    test: RowRuns
 
 
 @dataclass(frozen=True)
@@ -56,59 +110,31 @@ class SplitChoice:
 def split_rows(shards: EmbeddingShards, choice: SplitChoice) -> SplitRows:
     """Split the rows by the similarity cluster of their proteins.
 
-    While it runs it holds the protein ids of all rows in memory.
+    While it runs it holds the table of similarity clusters and the protein ids of one shard in
+    memory. Rows of bare matrices have an id of their own each.
 
     Raises:
         InputError: the shards' row tables are damaged or do not match their matrices, or no row
             is left to train on.
     """
     _require_intact_tables(shards)
-    ids = shards.index.select("sequence_id").collect()["sequence_id"]
-    if len(ids) != shards.rows:
-        raise InputError(
-            f"{shards.directory}: {len(ids)} rows in the row tables for {shards.rows} rows in the "
-            "matrices; embed again"
-        )
-    proteins = ids.unique(maintain_order=True)
     known = choice.similarity_clusters
     clusters = None if known is None else read_similarity_clusters(known)
-    splits = splits_of(proteins.to_list(), clusters, seed=choice.seed)
-    codes = np.searchsorted(_NAMES, splits).astype(np.uint8)
-    of_row = ids.replace_strict(
-        proteins, pl.Series(codes, dtype=pl.UInt8), return_dtype=pl.UInt8
-    ).to_numpy()
-    rows = {name: np.flatnonzero(of_row == code) for code, name in enumerate(_NAMES)}
+    parts = [
+        _split_shard(shards, shard, clusters, choice.seed) for shard in range(len(shards.paths))
+    ]
+    starts, codes = (np.concatenate(part) for part in zip(*parts, strict=True))
+    stops = np.append(starts[1:], shards.rows)
+    rows = {
+        name: RowRuns.between(starts[codes == code], stops[codes == code])
+        for code, name in enumerate(_NAMES)
+    }
     if not len(rows["train"]):
         raise InputError(
-            f"{shards.directory}: none of its {len(proteins)} proteins falls into the training "
-            "split; embed more proteins or give another split seed"
+            f"{shards.directory}: none of its proteins falls into the training split; embed more "
+            "proteins or give another split seed"
         )
     return SplitRows(**rows)
-
-
-def epoch_order(rows: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
-    """Return the rows in the order of an epoch: each once, shuffled over all shards.
-
-    The order is a function of seed and epoch alone, so that a resumed training goes on as the
-    uninterrupted one would. It takes 8 bytes of memory per row.
-    """
-    return np.random.default_rng([seed, epoch]).permutation(rows)
-
-
-def training_batches(
-    shards: EmbeddingShards, order: np.ndarray, batch_size: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield the rows in the given order as ``(rows (B, D) float32, mask (B,) float32)``.
-
-    The last batch, too, has B rows: those past the end are 0 and have mask 0.
-    """
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        rows = np.zeros((batch_size, shards.width), dtype=np.float32)
-        rows[: len(chosen)] = shards.rows_at(chosen)
-        mask = np.zeros(batch_size, dtype=np.float32)
-        mask[: len(chosen)] = 1
-        yield rows, mask
 
 
 def read_rows(shards: EmbeddingShards, rows: np.ndarray) -> np.ndarray:
@@ -118,9 +144,9 @@ def read_rows(shards: EmbeddingShards, rows: np.ndarray) -> np.ndarray:
         InputError: a row holds NaN or infinity.
     """
     block = shards.rows_at(rows)
-    finite = np.isfinite(block).all(axis=1)
+    finite = np.isfinite(block)
     if not finite.all():
-        row = int(rows[np.argmin(finite)])
+        row = int(rows[np.argmin(finite.all(axis=1))])
         shard = int(np.searchsorted(shards.offsets, row, side="right")) - 1
         raise InputError(
             f"{shards.paths[shard]}: row {row - int(shards.offsets[shard])} holds NaN or "
@@ -129,11 +155,23 @@ def read_rows(shards: EmbeddingShards, rows: np.ndarray) -> np.ndarray:
     return block
 
 
-def evenly_spaced(rows: np.ndarray, most: int) -> np.ndarray:
-    """Return at most ``most`` of the rows, evenly spaced."""
-    if len(rows) <= most:
-        return rows
-    return rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)]
+def _split_shard(
+    shards: EmbeddingShards, shard: int, clusters: Mapping[str, str] | None, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return where in a shard's rows another split begins, and the split's number in _NAMES."""
+    path, matrix = shards.paths[shard], shards.arrays[shard]
+    alone = replace(shards, paths=[path], arrays=[matrix])
+    proteins = alone.index.select(pl.col("sequence_id").rle()).unnest("sequence_id").collect()
+    lengths = proteins["len"].to_numpy().astype(np.int64)
+    if lengths.sum() != len(matrix):
+        raise InputError(
+            f"{path}: has {len(matrix)} rows, its row table {lengths.sum()}; embed this shard again"
+        )
+    splits = splits_of(proteins["value"].to_list(), clusters, seed=seed)
+    codes = np.searchsorted(_NAMES, splits).astype(np.uint8)
+    starts = shards.offsets[shard] + np.cumsum(lengths) - lengths
+    changes = np.append(True, codes[1:] != codes[:-1])
+    return starts[changes], codes[changes]
 
 
 def _require_intact_tables(shards: EmbeddingShards) -> None:

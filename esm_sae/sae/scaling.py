@@ -11,11 +11,11 @@ from esm_sae.formats.checkpoint import Checkpoint, SAEConfig
 from esm_sae.formats.manifest import read_manifest
 from esm_sae.formats.shards import EmbeddingShards
 from esm_sae.sae.model import Weights
-from esm_sae.sae.rows import read_rows
+from esm_sae.sae.rows import RowRuns, read_rows
 
 NORMALIZE_EPSILON = 1e-5
 
-_ROWS_PER_BLOCK = 16_384
+_ROWS_PER_BLOCK = 1_024
 
 
 @dataclass(frozen=True)
@@ -52,18 +52,18 @@ class Scaling:
 
 def measure_rows(
     shards: EmbeddingShards,
-    rows: np.ndarray,
+    rows: RowRuns,
     *,
     normalize: bool = False,
     covariance: bool = False,
 ) -> RowStatistics:
     """Measure mean and spread of the given rows in float64, streaming over blocks of rows.
 
-    Memory beside the (D, D) covariance: one block of 16,384 rows.
+    Memory beside the (D, D) covariance: one block of 1,024 rows, in float32 and in float64.
 
     Args:
         shards: the embedding matrices.
-        rows: numbers of the training rows, ascending.
+        rows: the training rows, one or more.
         normalize: measure the z-scored rows.
         covariance: measure the covariance, too.
 
@@ -71,18 +71,18 @@ def measure_rows(
         InputError: a row holds NaN or infinity, or all rows are equal.
     """
     # Sums are taken about the first row: far from 0 the difference of large squares loses digits.
-    shift = _block(shards, rows[:1], normalize)[0]
-    total = np.zeros(shards.width)
-    squares = 0.0
+    shift = _block(shards, rows.at(np.array([0])), normalize)[0]
+    total, squares = np.zeros(shards.width), np.zeros(shards.width)
     products = np.zeros((shards.width, shards.width)) if covariance else None
-    for start in range(0, len(rows), _ROWS_PER_BLOCK):
-        block = _block(shards, rows[start : start + _ROWS_PER_BLOCK], normalize) - shift
+    for numbers in rows.blocks(_ROWS_PER_BLOCK):
+        block = _block(shards, numbers, normalize)
+        block -= shift
         total += block.sum(0)
-        squares += float(np.einsum("nd,nd->", block, block))
+        squares += np.einsum("nd,nd->d", block, block)
         if products is not None:
             products += block.T @ block
     mean = total / len(rows)
-    variance = squares / len(rows) - float(mean @ mean)
+    variance = float(squares.sum() / len(rows) - mean @ mean)
     if not variance > 0:
         raise InputError(
             f"{shards.directory}: all {len(rows)} training rows are equal; there is nothing to "
@@ -109,7 +109,7 @@ def fold(weights: Weights, scaling: Scaling, *, config: SAEConfig, path: Path) -
     """
     scale = np.float32(scaling.scale)
     return Checkpoint(
-        encoder=np.asarray(weights.encoder),
+        encoder=np.ascontiguousarray(np.asarray(weights.encoder).T),
         decoder=np.asarray(weights.decoder_rows),
         latent_bias=np.asarray(weights.latent_bias) * scale,
         pre_bias=scaling.centre + np.asarray(weights.pre_bias) * scale,
@@ -136,9 +136,10 @@ def require_intact(shards: EmbeddingShards) -> None:
             )
 
 
-def _block(shards: EmbeddingShards, rows: np.ndarray, normalize: bool) -> np.ndarray:
-    block = read_rows(shards, rows).astype(np.float64)
+def _block(shards: EmbeddingShards, numbers: np.ndarray, normalize: bool) -> np.ndarray:
+    block = read_rows(shards, numbers).astype(np.float64)
     if normalize:
-        centred = block - block.mean(1, keepdims=True)
-        return centred / (block.std(1, keepdims=True) + NORMALIZE_EPSILON)
+        block -= block.mean(1, keepdims=True)
+        spread = np.sqrt(np.einsum("nd,nd->n", block, block) / shards.width)
+        block /= spread[:, None] + NORMALIZE_EPSILON
     return block

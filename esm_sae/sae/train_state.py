@@ -14,18 +14,18 @@ from esm_sae.sae.training_step import State
 
 STATE_NAME = "train_state.safetensors"
 
-_EPOCH, _STEP = "epoch", "step"
+_STEP = "step"
 
 
-def save_state(folder: Path, state: State, *, epoch: int, step: int) -> None:
-    """Publish the state after an epoch: weights, optimiser, rows since each latent fired."""
+def save_state(folder: Path, state: State, *, step: int, project: str = "") -> None:
+    """Publish the state after a step: weights, optimiser, rows since each latent fired."""
     tensors = {name: np.asarray(leaf) for name, leaf in _named_leaves(state)}
-    tensors |= {_EPOCH: np.array(epoch), _STEP: np.array(step)}
-    storage.publish_bytes(folder / STATE_NAME, save(tensors))
+    content = save(tensors | {_STEP: np.array(step)}, metadata={"project": project})
+    storage.publish_bytes(folder / STATE_NAME, content)
 
 
-def load_state(folder: Path, template: State) -> tuple[State, int, int] | None:
-    """Read the state and the epochs and steps done; None where none was saved.
+def load_state(folder: Path, template: State) -> tuple[State, int] | None:
+    """Read the state and the steps done; None where none was saved.
 
     Args:
         folder: where the training writes.
@@ -41,12 +41,12 @@ def load_state(folder: Path, template: State) -> tuple[State, int, int] | None:
     try:
         tensors = load_file(path)
         leaves = [_fitting(tensors[name], leaf) for name, leaf in named]
-        epoch, step = int(tensors[_EPOCH]), int(tensors[_STEP])
+        step = int(tensors[_STEP])
     except (SafetensorError, KeyError, ValueError) as error:
         raise InputError(
             f"{path}: cannot be resumed from ({error}); remove {folder} and train again"
         ) from None
-    return jax.tree.unflatten(jax.tree.structure(template), leaves), epoch, step
+    return jax.tree.unflatten(jax.tree.structure(template), leaves), step
 
 
 def _named_leaves(state: State) -> list[tuple[str, jax.Array]]:

@@ -1,64 +1,40 @@
-"""Training an SAE on embedding shards."""
+"""Training SAEs on embedding shards, those of several k in one pass over the rows."""
 
-import importlib.metadata
+import contextlib
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import NamedTuple
 
 from esm_sae import storage
-from esm_sae.formats.checkpoint import (
-    Checkpoint,
-    SAEConfig,
-    checkpoint_name,
-    write_checkpoint,
-    write_config,
-)
-from esm_sae.formats.manifest import Product, produce_folder
+from esm_sae.errors import InputError
+from esm_sae.formats.manifest import FolderInTheMaking, Product, folder_in_the_making
 from esm_sae.formats.shards import EmbeddingShards
 from esm_sae.progress import progress
-from esm_sae.sae.fidelity import measure_fidelity
-from esm_sae.sae.inference import SAE
-from esm_sae.sae.options import Plan, TrainOptions, plan_training
-from esm_sae.sae.rows import (
-    SplitChoice,
-    SplitRows,
-    epoch_order,
-    evenly_spaced,
-    split_rows,
-    training_batches,
-)
-from esm_sae.sae.scaling import (
-    NORMALIZE_EPSILON,
-    RowStatistics,
-    Scaling,
-    fold,
-    measure_rows,
-    require_intact,
-    scaling_of,
-)
-from esm_sae.sae.train_state import load_state, save_state
-from esm_sae.sae.training_log import TrainingLog
-from esm_sae.sae.training_step import RowUnits, State, StepOptions, learning_rate, start, take_step
+from esm_sae.sae.devices import Devices
+from esm_sae.sae.options import TrainOptions
+from esm_sae.sae.reading import Batch, Reader
+from esm_sae.sae.rows import SplitChoice
+from esm_sae.sae.training_data import TrainingData, prepare
+from esm_sae.sae.training_run import TrainingRun, library_versions
 
 KIND = "sae_checkpoint"
 
-_ALGORITHM = "1"
-_STEPS_PER_ROW = 50
-_ROWS_MEASURED = 8_192
+_ALGORITHM = "2"
 
 
 class TrainResult(NamedTuple):
     """A trained SAE.
 
     Attributes:
+        k: latents kept per row.
         product: the training folder.
-        seconds: time this call took.
+        seconds: time from the call to this result.
         samples: rows this call trained on, counted once per epoch; 0 where nothing was to do.
     """
 
+    k: int
     product: Product
     seconds: float
     samples: int
@@ -72,224 +48,125 @@ def train_sae(
     project: str = "",
     similarity_clusters: storage.PathLike | None = None,
 ) -> TrainResult:
-    """Train an SAE and publish its folder: checkpoints, config, metrics and training state.
+    """Train an SAE and publish its folder: ``train_saes`` for one k, that of the options."""
+    (result,) = train_saes(
+        shards,
+        {options.k: output},
+        options,
+        project=project,
+        similarity_clusters=similarity_clusters,
+    )
+    return result
 
-    A killed training goes on from its last whole epoch when it is called again with the same
-    input and options, and ends with the same bytes. Beside the weights and one batch it holds
-    two numbers of 8 bytes per training row in memory.
+
+def train_saes(
+    shards: EmbeddingShards,
+    outputs: Mapping[int, storage.PathLike],
+    options: TrainOptions,
+    *,
+    project: str = "",
+    similarity_clusters: storage.PathLike | None = None,
+) -> Iterator[TrainResult]:
+    """Train an SAE for each k, all on the same batches, and publish their folders.
+
+    Each has the same bytes as if it were trained alone (on CPUs and on one device). A killed
+    training goes on from where each was last saved, a minute of work back at most, when it is
+    called again with the same input and options, and ends with the same bytes. What cannot be
+    trained on, such as a loss that becomes infinite, ends that k alone.
+
+    In memory are, beside the batches read ahead, 16,384 rows that the curves are measured on, and
+    for each k its weights four times (themselves, their gradient, two of Adam's).
 
     Args:
         shards: the embeddings.
-        output: the folder to make.
-        options: how to train.
-        project: name of the group of runs, kept in the config.
+        outputs: for each k the folder to make.
+        options: how to train; ``k`` is taken from ``outputs``.
+        project: name of the group of runs, kept in the files' metadata.
         similarity_clusters: table of the proteins' similarity clusters, ``"bundled"``, or None
             where each protein is its own cluster. Decides which rows are held out.
 
+    Yields:
+        Each result as it is done, those that were there before first.
+
     Raises:
-        InputError: the options do not fit the data, a shard is damaged or holds NaN, no row is
-            left to train on, or the loss becomes infinite.
+        InputError: the options do not fit the data, a shard is damaged or holds NaN, or no row is
+            left to train on; or, once the others are done, some k could not be trained.
     """
-    options.check()
     started = time.perf_counter()
-    split = SplitChoice(similarity_clusters, options.split_seed)
-    samples = 0
+    options_of = {k: replace(options, k=k) for k in sorted(outputs)}
+    for chosen in options_of.values():
+        chosen.check()
+    split, devices = SplitChoice(similarity_clusters, options.split_seed), Devices.here()
+    with contextlib.ExitStack() as stack:
+        makings: dict[int, FolderInTheMaking] = {}
+        # In the order of their paths: two processes that train the same never wait for each other.
+        for k in sorted(outputs, key=lambda k: str(Path(outputs[k]).absolute())):
+            determinants = {
+                "embeddings": shards.fingerprint,
+                "provenance": asdict(shards.provenance),
+                "options": asdict(options_of[k]),
+                "project": project,
+                "split": split.record(),
+                "algorithm": _ALGORITHM,
+                "versions": library_versions(),
+                "devices": devices.record(),
+            }
+            making = folder_in_the_making(outputs[k], kind=KIND, determinants=determinants)
+            makings[k] = stack.enter_context(making)
+        for k, making in makings.items():
+            if making.product is not None:
+                yield TrainResult(k, making.product, time.perf_counter() - started, 0)
+        wanted = sorted(k for k, making in makings.items() if making.product is None)
+        if not wanted:
+            return
+        data = prepare(shards, options, split, project, devices)
+        runs = [TrainingRun(makings[k], options_of[k], data) for k in wanted]
+        for run in _train_together(runs, data):
+            seconds = time.perf_counter() - started
+            yield TrainResult(run.options.k, run.publish(), seconds, run.samples)
+        _raise_failures(runs)
 
-    def build(folder: Path) -> dict[str, Any]:
-        nonlocal samples
-        samples, summary = _train(folder, _prepare(shards, options, split, project))
-        return summary
 
-    product = produce_folder(
-        output,
-        kind=KIND,
-        determinants={
-            "embeddings": shards.fingerprint,
-            "provenance": asdict(shards.provenance),
-            "options": asdict(options),
-            "project": project,
-            "split": split.record(),
-            "algorithm": _ALGORITHM,
-            "versions": _versions(),
-        },
-        build=build,
+def _train_together(runs: Sequence[TrainingRun], data: TrainingData) -> Iterator[TrainingRun]:
+    """Train until each run is done or has failed; yield those that are done."""
+    plan, rows = data.plan, len(data.rows.train)
+    description = (
+        f"training L={runs[0].options.latent_dim} k={','.join(str(r.options.k) for r in runs)}"
     )
-    return TrainResult(product, time.perf_counter() - started, samples)
+    before = sum(run.samples_before for run in runs)
+    total = plan.epochs * rows * len(runs)
+    with progress(total, unit="rows", description=description, start=before) as bar:
+        first = min(run.steps for run in runs)
+        for step, batch in enumerate(_batches(data, first), start=first):
+            for run in runs:
+                if run.failure is None and run.steps == step:
+                    run.take(batch)
+                    bar.update(batch.count)
+            if all(run.failure for run in runs):
+                return
+    yield from (run for run in runs if run.failure is None)
 
 
-@dataclass(frozen=True)
-class _Training:
-    """What stays the same throughout a training."""
-
-    shards: EmbeddingShards
-    options: TrainOptions
-    plan: Plan
-    rows: SplitRows
-    statistics: RowStatistics
-    scaling: Scaling
-    config: SAEConfig
-
-
-def _prepare(
-    shards: EmbeddingShards, options: TrainOptions, split: SplitChoice, project: str
-) -> _Training:
-    require_intact(shards)
-    rows = split_rows(shards, split)
-    plan = plan_training(options, rows=len(rows.train), width=shards.width)
-    raw = measure_rows(shards, rows.train)
-    seen = measure_rows(shards, rows.train, normalize=True) if options.normalize else raw
-    scaling = scaling_of(seen)
-    return _Training(
-        shards=shards,
-        options=options,
-        plan=plan,
-        rows=rows,
-        statistics=raw,
-        scaling=scaling,
-        config=_config(shards, options, plan, split, rows, scaling, project),
+def _batches(data: TrainingData, first: int) -> Iterator[Batch]:
+    """Yield the batches of all epochs from a step on."""
+    plan = data.plan
+    reader = Reader(
+        data.shards,
+        data.rows.train,
+        batch_size=plan.batch_size,
+        seed=data.seed,
+        place=data.devices.place,
+        resident=data.devices.resident,
     )
+    epoch, skipped = divmod(first, plan.steps_per_epoch)
+    while epoch < plan.epochs:
+        yield from reader.batches(epoch + 1, skipped)
+        epoch, skipped = epoch + 1, 0
 
 
-def _train(folder: Path, training: _Training) -> tuple[int, dict[str, Any]]:
-    shards, options, plan = training.shards, training.options, training.plan
-    rows = training.rows.train
-    units = RowUnits(
-        centre=training.scaling.centre,
-        scale=np.float32(training.scaling.scale),
-        scaled_variance=np.float32(training.scaling.variance),
-        raw_variance=np.float32(training.statistics.variance),
-        rows=np.int32(len(rows)),
-    )
-    compiled_for = StepOptions(
-        options.k, plan.aux_k, options.aux_alpha, options.normalize, options.latent_bias
-    )
-    first = start(options, shards.width)
-    state, epochs_done, steps = load_state(folder, first) or (first, 0, 0)
-    log = TrainingLog(folder, epochs_done=epochs_done)
-    samples = epochs_done * len(rows)
-    description = f"training L={options.latent_dim} k={options.k}"
-    with progress(plan.epochs * len(rows), unit="rows", description=description) as bar:
-        bar.update(samples)
-        for epoch in range(epochs_done + 1, plan.epochs + 1):
-            order = epoch_order(rows, seed=options.seed, epoch=epoch)
-            for batch, mask in training_batches(shards, order, plan.batch_size):
-                rate = np.float32(learning_rate(steps, options, plan))
-                state, figures = take_step(state, batch, mask, rate, units, options=compiled_for)
-                log.add(figures)
-                steps, trained = steps + 1, int(mask.sum())
-                samples += trained
-                bar.update(trained)
-                if steps % _STEPS_PER_ROW == 0 and samples < epoch * len(rows):
-                    log.close_row(step=steps, epoch=epoch, samples=samples)
-            path = folder / checkpoint_name(epoch)
-            checkpoint = fold(state.weights, training.scaling, config=training.config, path=path)
-            train_fvu, validation_fvu = _measure(SAE(checkpoint), training)
-            log.close_row(
-                step=steps,
-                epoch=epoch,
-                samples=samples,
-                train_fvu=train_fvu,
-                validation_fvu=validation_fvu,
-            )
-            log.save()
-            if epoch == plan.epochs or _is_kept(epoch, options.checkpoint_every):
-                _publish(checkpoint)
-            # Last: from here on the epoch is done and is not trained again.
-            save_state(folder, state, epoch=epoch, step=steps)
-    write_config(folder, training.config)
-    return samples - epochs_done * len(rows), _summary(training, state, log)
-
-
-def _measure(sae: SAE, training: _Training) -> tuple[float, float | None]:
-    """Return the FVU on training and on validation rows, of 8,192 evenly spaced ones each."""
-
-    def fvu(rows: np.ndarray) -> float:
-        chosen = evenly_spaced(rows, _ROWS_MEASURED)
-        return measure_fidelity(sae, training.shards, chosen, training.statistics).fvu
-
-    held_out = training.rows.validation
-    return fvu(training.rows.train), fvu(held_out) if len(held_out) else None
-
-
-def _publish(checkpoint: Checkpoint) -> None:
-    write_checkpoint(
-        checkpoint.path,
-        encoder=checkpoint.encoder,
-        decoder=checkpoint.decoder,
-        latent_bias=checkpoint.latent_bias,
-        pre_bias=checkpoint.pre_bias,
-    )
-
-
-def _is_kept(epoch: int, every: int) -> bool:
-    return every > 0 and epoch % every == 0
-
-
-def _config(
-    shards: EmbeddingShards,
-    options: TrainOptions,
-    plan: Plan,
-    split: SplitChoice,
-    rows: SplitRows,
-    scaling: Scaling,
-    project: str,
-) -> SAEConfig:
-    provenance = shards.provenance
-    return SAEConfig(
-        width=shards.width,
-        latent_dim=options.latent_dim,
-        k=options.k,
-        normalize=options.normalize,
-        tied=options.tied,
-        latent_bias=options.latent_bias,
-        project=project,
-        encoder=provenance.encoder,
-        encoder_note=provenance.encoder_note,
-        weights_sha256=provenance.weights_sha256,
-        layer=provenance.layer,
-        pooling=provenance.pooling,
-        data_fingerprint=shards.fingerprint,
-        seed=options.seed,
-        epochs=plan.epochs,
-        final_checkpoint=checkpoint_name(plan.epochs),
-        training={
-            "batch_size": plan.batch_size,
-            "steps": plan.steps,
-            "learning_rate": plan.learning_rate,
-            "warmup": options.warmup,
-            "decay": options.decay,
-            "aux_k": plan.aux_k,
-            "aux_alpha": options.aux_alpha,
-            "rows": len(rows.train),
-            "scale": scaling.scale,
-            "normalize_ddof": 0,
-            "normalize_epsilon": NORMALIZE_EPSILON,
-            "split": split.record(),
-        },
-        versions=_versions(),
-    )
-
-
-def _summary(training: _Training, state: State, log: TrainingLog) -> dict[str, Any]:
-    dead = np.asarray(state.since_fired) >= len(training.rows.train)
-    return {
-        "width": training.config.width,
-        "latent_dim": training.config.latent_dim,
-        "k": training.config.k,
-        "encoder": training.shards.provenance.describe(),
-        "epochs": training.plan.epochs,
-        "steps": training.plan.steps,
-        "training_rows": len(training.rows.train),
-        "validation_rows": len(training.rows.validation),
-        "test_rows": len(training.rows.test),
-        "train_fvu": log.last["train_fvu"],
-        "validation_fvu": log.last["validation_fvu"],
-        "dead_share": float(dead.mean()),
-        "final_checkpoint": training.config.final_checkpoint,
-    }
-
-
-def _versions() -> dict[str, str]:
-    # Not our own: a release that trains the same must not make every checkpoint stale, and one
-    # that trains otherwise changes the algorithm's version.
-    return {name: importlib.metadata.version(name) for name in ("jax", "optax", "numpy")}
+def _raise_failures(runs: Sequence[TrainingRun]) -> None:
+    failures = {run.options.k: run.failure for run in runs if run.failure is not None}
+    if len(failures) == 1:
+        raise next(iter(failures.values()))
+    if failures:
+        raise InputError("; ".join(f"k = {k}: {failure}" for k, failure in failures.items()))

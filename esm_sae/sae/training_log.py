@@ -27,6 +27,10 @@ _SCHEMA = {
 }
 
 
+class Diverged(InputError):
+    """A training that has gone wrong; the message says how, and at which step."""
+
+
 class TrainingLog:
     """Collects the figures of steps; a row is the mean over the steps since the row before.
 
@@ -34,12 +38,13 @@ class TrainingLog:
     are null in the rows before it.
     """
 
-    def __init__(self, folder: Path, *, epochs_done: int = 0) -> None:
+    def __init__(self, folder: Path, *, steps_done: int = 0, project: str = "") -> None:
         self._path = folder / METRICS_NAME
+        self._project = project
         self._pending: list[StepFigures] = []
         self._table = pl.DataFrame(schema=_SCHEMA)
-        if epochs_done:
-            self._table = pl.read_parquet(self._path).filter(pl.col("epoch") <= epochs_done)
+        if steps_done:
+            self._table = pl.read_parquet(self._path).filter(pl.col("step") <= steps_done)
 
     @property
     def last(self) -> dict[str, float]:
@@ -62,7 +67,8 @@ class TrainingLog:
         """End a row of the record.
 
         Raises:
-            InputError: a figure is not finite: the training has diverged.
+            Diverged: a figure is not finite, or the FVU is above 1, which is that of no SAE at
+                all, and twice what it was at first.
         """
         steps = jax.device_get(self._pending)
         means = {
@@ -72,10 +78,12 @@ class TrainingLog:
         measured = {"train_fvu": train_fvu, "validation_fvu": validation_fvu}
         for name, value in (means | measured).items():
             if value is not None and not np.isfinite(value):
-                raise InputError(
-                    f"{name} became {value} by step {step}: the training diverged; train with a "
-                    "lower learning rate"
-                )
+                raise Diverged(f"{name} became {value} by step {step}: the training diverged")
+        if len(self._table) and means["fvu"] > max(1.0, 2 * self._table["fvu"][0]):
+            raise Diverged(
+                f"the FVU rose from {self._table['fvu'][0]:.3g} to {means['fvu']:.3g} by step "
+                f"{step}: the training diverged"
+            )
         row = {"step": step, "epoch": epoch, "samples": samples, **means, **measured}
         self._table = pl.concat([self._table, pl.DataFrame([row], schema=_SCHEMA)])
         self._pending = []
@@ -83,4 +91,4 @@ class TrainingLog:
     def save(self) -> None:
         """Publish the record."""
         with storage.publish(self._path) as temporary:
-            self._table.write_parquet(temporary)
+            self._table.write_parquet(temporary, metadata={"project": self._project})

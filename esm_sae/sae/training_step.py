@@ -5,13 +5,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.typing import ArrayLike
 
-from esm_sae.sae.loss import batch_loss
+from esm_sae.sae.loss import Loss, LossOptions, batch_loss
 from esm_sae.sae.model import Weights, initialise, z_score
 from esm_sae.sae.options import Plan, TrainOptions
 from esm_sae.sae.scaling import NORMALIZE_EPSILON
+from esm_sae.sae.sparse_gradient import loss_and_gradient
 
 _EPSILON = 6.25e-10
 _LARGEST_GRADIENT_NORM = 1.0
@@ -34,30 +36,28 @@ class State(NamedTuple):
 class StepFigures(NamedTuple):
     """What is recorded of a step: losses, and the dead latents before it."""
 
-    loss: jax.Array
-    fvu: jax.Array
-    aux_loss: jax.Array
-    learning_rate: jax.Array
-    dead_share: jax.Array
-    aux_latents: jax.Array
+    loss: ArrayLike
+    fvu: ArrayLike
+    aux_loss: ArrayLike
+    learning_rate: ArrayLike
+    dead_share: ArrayLike
+    aux_latents: ArrayLike
 
 
 class StepOptions(NamedTuple):
     """The options that a compiled step is made for.
 
     Attributes:
-        k: latents kept per row.
-        aux_k: dead latents kept per row in the auxiliary loss.
-        aux_alpha: weight of the auxiliary loss.
+        loss: the options of the loss.
         normalize: whether rows are z-scored.
         latent_bias: whether ``lb_L`` is trained.
+        formulation: how the gradient is taken, ``sparse`` or ``dense``.
     """
 
-    k: int
-    aux_k: int
-    aux_alpha: float
-    normalize: bool
-    latent_bias: bool
+    loss: LossOptions
+    normalize: bool = False
+    latent_bias: bool = True
+    formulation: str = "dense"
 
 
 class RowUnits(NamedTuple):
@@ -88,7 +88,6 @@ def start(options: TrainOptions, width: int) -> State:
     )
 
 
-@functools.partial(jax.jit, static_argnames="options")
 def take_step(
     state: State,
     raw: ArrayLike,
@@ -98,49 +97,30 @@ def take_step(
     *,
     options: StepOptions,
 ) -> tuple[State, StepFigures]:
-    """Do one step of training.
+    """Do one step of training. The memory of the state given is used again: it ends with this.
 
     Args:
         state: the state before it.
         raw: (B, D) raw rows.
-        mask: (B,), 1 for real rows and 0 for padding.
+        mask: (B,), 1 for real rows and, from some row on, 0 for padding.
         rate: the learning rate.
         units: what the rows are centred and scaled by.
         options: what the step is made for.
     """
-    raw, mask = jnp.asarray(raw), jnp.asarray(mask)
-    raw_per_scaled = jnp.full((len(raw), 1), units.scale, dtype=raw.dtype)
-    if options.normalize:
-        raw, _, divisor = z_score(raw, NORMALIZE_EPSILON)
-        raw_per_scaled = raw_per_scaled * divisor
-    rows = (raw - units.centre) / units.scale
-    dead = state.since_fired >= units.rows
-    (total, loss), gradient = jax.value_and_grad(batch_loss, has_aux=True)(
-        state.weights,
-        rows,
-        mask,
-        dead,
-        k=options.k,
-        variance=units.scaled_variance,
-        aux_k=options.aux_k,
-        aux_alpha=options.aux_alpha,
-    )
-    gradient = constrained(gradient, state.weights, latent_bias=options.latent_bias)
-    updates, optimizer = _optimizer().update(gradient, state.optimizer)
-    weights = jax.tree.map(lambda weight, by: weight - rate * by, state.weights, updates)
-    # Counted up to one pass: more would overflow in a long training.
-    unfired = jnp.minimum(state.since_fired + mask.sum().astype(jnp.int32), units.rows)
-    raw_error = jnp.sum(loss.squared_errors * raw_per_scaled[:, 0] ** 2)
-    figures = StepFigures(
-        loss=total,
-        fvu=raw_error / (mask.sum() * units.raw_variance),
-        aux_loss=loss.auxiliary,
-        learning_rate=jnp.asarray(rate),
-        dead_share=dead.mean(),
-        aux_latents=loss.auxiliary_latents,
-    )
-    since_fired = jnp.where(loss.fired, 0, unfired)
-    return State(with_unit_rows(weights), optimizer, since_fired), figures
+    if options.formulation == "dense":
+        return _dense_step(state, raw, mask, rate, units, options)
+    rows, raw_per_scaled = _in_training_units(raw, units, options.normalize)
+    # As on other devices, what overflows shows in the loss.
+    with np.errstate(over="ignore", invalid="ignore"):
+        loss, gradient = loss_and_gradient(
+            state.weights,
+            np.asarray(rows),
+            int(np.sum(mask)),
+            np.asarray(state.since_fired) >= np.asarray(units.rows),
+            float(np.asarray(units.scaled_variance)),
+            options=options.loss,
+        )
+    return _sparse_update(state, gradient, loss, raw_per_scaled, mask, rate, units, options)
 
 
 def learning_rate(step: int, options: TrainOptions, plan: Plan) -> float:
@@ -150,18 +130,96 @@ def learning_rate(step: int, options: TrainOptions, plan: Plan) -> float:
     return plan.learning_rate * min(1, (step + 1) / (rise + 1), (plan.steps - step) / (fall + 1))
 
 
+@functools.partial(jax.jit, static_argnames="options", donate_argnames="state")
+def _dense_step(
+    state: State,
+    raw: ArrayLike,
+    mask: ArrayLike,
+    rate: ArrayLike,
+    units: RowUnits,
+    options: StepOptions,
+) -> tuple[State, StepFigures]:
+    rows, raw_per_scaled = _scaled(raw, units, options.normalize)
+    (_, loss), gradient = jax.value_and_grad(batch_loss, has_aux=True)(
+        state.weights,
+        rows,
+        jnp.asarray(mask),
+        state.since_fired >= units.rows,
+        units.scaled_variance,
+        options=options.loss,
+    )
+    return _updated(state, gradient, loss, raw_per_scaled, mask, rate, units, options)
+
+
+@functools.partial(jax.jit, static_argnames="options", donate_argnames="state")
+def _sparse_update(
+    state: State,
+    gradient: Weights,
+    loss: Loss,
+    raw_per_scaled: jax.Array,
+    mask: ArrayLike,
+    rate: ArrayLike,
+    units: RowUnits,
+    options: StepOptions,
+) -> tuple[State, StepFigures]:
+    return _updated(state, gradient, loss, raw_per_scaled, mask, rate, units, options)
+
+
+@functools.partial(jax.jit, static_argnames="normalize")
+def _in_training_units(
+    raw: ArrayLike, units: RowUnits, normalize: bool
+) -> tuple[jax.Array, jax.Array]:
+    return _scaled(raw, units, normalize)
+
+
+def _scaled(raw: ArrayLike, units: RowUnits, normalize: bool) -> tuple[jax.Array, jax.Array]:
+    """Return rows centred and scaled, and what a unit of each is in raw units, (B,)."""
+    raw = jnp.asarray(raw)
+    raw_per_scaled = jnp.full(len(raw), units.scale, dtype=raw.dtype)
+    if normalize:
+        raw, _, divisor = z_score(raw, NORMALIZE_EPSILON)
+        raw_per_scaled = raw_per_scaled * divisor[:, 0]
+    return (raw - units.centre) / units.scale, raw_per_scaled
+
+
+def _updated(
+    state: State,
+    gradient: Weights,
+    loss: Loss,
+    raw_per_scaled: jax.Array,
+    mask: ArrayLike,
+    rate: ArrayLike,
+    units: RowUnits,
+    options: StepOptions,
+) -> tuple[State, StepFigures]:
+    gradient = constrained(gradient, state.weights, latent_bias=options.latent_bias)
+    updates, optimizer = _optimizer().update(gradient, state.optimizer)
+    weights = jax.tree.map(lambda weight, by: weight - rate * by, state.weights, updates)
+    count = jnp.sum(jnp.asarray(mask))
+    # Counted up to one pass: more would overflow in a long training.
+    unfired = jnp.minimum(state.since_fired + count.astype(jnp.int32), units.rows)
+    raw_error = jnp.sum(loss.squared_errors * raw_per_scaled**2)
+    figures = StepFigures(
+        loss=loss.total,
+        fvu=raw_error / (count * units.raw_variance),
+        aux_loss=loss.auxiliary,
+        learning_rate=jnp.asarray(rate),
+        dead_share=jnp.mean(state.since_fired >= units.rows),
+        aux_latents=loss.auxiliary_latents,
+    )
+    since_fired = jnp.where(loss.fired, 0, unfired)
+    return State(with_unit_rows(weights), optimizer, since_fired), figures
+
+
 def constrained(gradient: Weights, weights: Weights, *, latent_bias: bool) -> Weights:
     """Remove the gradient along the decoder rows, whose length is fixed, and that of a fixed bias.
 
     Adam would otherwise keep momentum along directions that renormalising takes back.
     """
-    rows = weights.decoder_rows
-    if gradient.decoder is None:
-        along = jnp.sum(gradient.encoder.T * rows, axis=1, keepdims=True) * rows
-        gradient = gradient._replace(encoder=gradient.encoder - along.T)
-    else:
-        along = jnp.sum(gradient.decoder * rows, axis=1, keepdims=True) * rows
-        gradient = gradient._replace(decoder=gradient.decoder - along)
+    rows, by_rows = weights.decoder_rows, gradient.decoder_rows
+    across = by_rows - jnp.sum(by_rows * rows, axis=1, keepdims=True) * rows
+    tied = gradient.decoder is None
+    gradient = gradient._replace(**{"encoder" if tied else "decoder": across})
     if not latent_bias:
         gradient = gradient._replace(latent_bias=jnp.zeros_like(gradient.latent_bias))
     return gradient
@@ -169,11 +227,9 @@ def constrained(gradient: Weights, weights: Weights, *, latent_bias: bool) -> We
 
 def with_unit_rows(weights: Weights) -> Weights:
     """Return the weights with decoder rows of length 1."""
-    if weights.decoder is None:
-        norms = jnp.linalg.norm(weights.encoder, axis=0, keepdims=True)
-        return weights._replace(encoder=weights.encoder / norms)
-    norms = jnp.linalg.norm(weights.decoder, axis=1, keepdims=True)
-    return weights._replace(decoder=weights.decoder / norms)
+    rows = weights.decoder_rows
+    unit = rows / jnp.linalg.norm(rows, axis=1, keepdims=True)
+    return weights._replace(**{"encoder" if weights.decoder is None else "decoder": unit})
 
 
 def _optimizer() -> Any:

@@ -10,10 +10,13 @@ from hypothesis.extra import numpy as arrays
 
 from esm_sae.sae.model import (
     Weights,
+    combinations,
     decode,
+    initial_directions,
     initialise,
     largest_mask,
     pre_activations,
+    projections,
     to_dense,
     top_latents,
     z_score,
@@ -28,7 +31,7 @@ def weights():
     return Weights(
         *(
             jnp.asarray(generator.standard_normal(shape), dtype=jnp.float32)
-            for shape in ((D, L), (L, D), (L,), (D,))
+            for shape in ((L, D), (L, D), (L,), (D,))
         )
     )
 
@@ -48,7 +51,7 @@ def naive_top_k(row, k):
 def test_the_forward_pass_is_that_of_the_contract(weights, k):
     rows = np.random.default_rng(1).standard_normal((9, D)).astype(np.float32)
     enc, dec, lb, pb = map(np.asarray, weights)
-    pre = (rows - pb) @ enc + lb
+    pre = (rows - pb) @ enc.T + lb
     activations = np.stack([naive_top_k(row, k) for row in pre])
     values, latents = top_latents(pre_activations(weights, jnp.asarray(rows)), k)
     dense = to_dense(values, latents, L)
@@ -93,21 +96,22 @@ def test_the_mask_at_every_width_where_all_are_equal(latents):
         np.testing.assert_array_equal(np.flatnonzero(mask), np.arange(count))
 
 
-def test_first_weights_are_unit_rows_and_their_transpose():
+def test_first_weights_are_the_same_unit_rows():
     weights = initialise(D, L, tied=False, seed=3)
     assert weights.decoder is not None
     np.testing.assert_allclose(np.linalg.norm(weights.decoder, axis=1), 1, rtol=1e-6)
-    np.testing.assert_array_equal(weights.encoder, weights.decoder.T)
+    np.testing.assert_array_equal(weights.encoder, weights.decoder)
+    np.testing.assert_array_equal(weights.decoder, initial_directions(D, L, seed=3))
     assert not weights.pre_bias.any()
     assert not weights.latent_bias.any()
     other = initialise(D, L, tied=False, seed=4)
     assert not np.array_equal(weights.encoder, other.encoder)
 
 
-def test_tied_weights_decode_with_the_encoder_transposed():
+def test_tied_weights_decode_with_the_encoder():
     weights = initialise(D, L, tied=True, seed=3)
     assert weights.decoder is None
-    np.testing.assert_array_equal(weights.decoder_rows, weights.encoder.T)
+    np.testing.assert_array_equal(weights.decoder_rows, weights.encoder)
 
 
 def test_z_score_divides_by_n():
@@ -116,6 +120,21 @@ def test_z_score_divides_by_n():
     np.testing.assert_allclose(mean[:, 0], rows.mean(1), rtol=1e-5)
     np.testing.assert_allclose(divisor[:, 0], rows.std(1, ddof=0) + 1e-5, rtol=1e-5)
     np.testing.assert_allclose(scored * divisor + mean, rows, rtol=1e-4, atol=1e-5)
+
+
+def test_products_of_rounded_factors_are_summed_in_float32():
+    generator = np.random.default_rng(4)
+    one, other = (generator.standard_normal(s).astype(np.float32) for s in ((5, 2000), (2000, 3)))
+    rounded = [
+        np.asarray(jnp.asarray(a).astype(jnp.bfloat16)).astype(np.float64) for a in (one, other)
+    ]
+    one, other = jnp.asarray(one), jnp.asarray(other)
+    for found in (
+        combinations(one, other, precision="bfloat16"),
+        projections(one, other.T, precision="bfloat16"),
+    ):
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, rounded[0] @ rounded[1], rtol=1e-4, atol=1e-3)
 
 
 def test_nothing_here_is_float64():

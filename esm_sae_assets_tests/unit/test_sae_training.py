@@ -1,6 +1,9 @@
 """A whole training: its files, the same bytes, going on after a kill, and refusals."""
 
 import json
+import re
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -8,8 +11,9 @@ import pytest
 
 from esm_sae.errors import InputError
 from esm_sae.formats.checkpoint import read_checkpoint
-from esm_sae.formats.shards import EmbeddingShards, open_shards
+from esm_sae.formats.shards import open_shards
 from esm_sae.sae import TrainOptions, load_checkpoint, train_sae
+from esm_sae.sae import training_run
 from esm_sae.sae.rows import SplitChoice, split_rows
 
 OPTIONS = TrainOptions(16, 3, batch_size=32, num_epochs=3, learning_rate=1e-2)
@@ -24,6 +28,10 @@ def shards(make_shards):
 
 def files_of(folder):
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def numbers_of(rows):
+    return rows.at(np.arange(len(rows)))
 
 
 def nothing_published(folder):
@@ -45,7 +53,7 @@ def test_a_training_makes_the_folder_of_the_contract(shards, tmp_path):
     assert (config["width"], config["latent_dim"], config["k"]) == (8, 16, 3)
     assert (config["encoder"], config["layer"], config["pooling"]) == ("esmc_test", 3, "mean")
     assert config["data_fingerprint"] == shards.fingerprint
-    assert set(config["versions"]) == {"jax", "numpy", "optax"}
+    assert set(config["versions"]) == {"jax", "numba", "numpy", "optax"}
     assert config["final_checkpoint"] == "checkpoint_epoch_3.npy"
     log = pl.read_parquet(tmp_path / "L16_k3" / "metrics.parquet")
     steps = -(-rows // 32)
@@ -61,7 +69,9 @@ def test_the_weights_are_for_raw_rows_and_reconstruct_as_recorded(shards, tmp_pa
     product = train_sae(shards, tmp_path / "L16_k3", OPTIONS).product
     checkpoint = read_checkpoint(product.path)
     np.testing.assert_allclose(np.linalg.norm(checkpoint.decoder, axis=1), 1, rtol=1e-5)
-    train = shards.rows_at(split_rows(shards, SplitChoice(None, 0)).train).astype(np.float64)
+    train = shards.rows_at(numbers_of(split_rows(shards, SplitChoice(None, 0)).train)).astype(
+        np.float64
+    )
     again = load_checkpoint(product.path).reconstruct(train)
     fvu = ((train - again) ** 2).sum() / ((train - train.mean(0)) ** 2).sum()
     np.testing.assert_allclose(product.manifest.summary["train_fvu"], fvu, rtol=1e-5)
@@ -78,78 +88,88 @@ def test_the_same_input_and_seed_give_the_same_bytes_and_another_seed_others(sha
     assert other.manifest.files != one.manifest.files
 
 
-# Of 16 reads the first is for mean and scale, then 3 batches and 2 measurements per epoch.
-@pytest.mark.parametrize("at", [3, 10, 16])
-def test_a_stopped_training_goes_on_to_the_same_bytes(shards, tmp_path, monkeypatch, at):
+@pytest.fixture
+def saving_always(monkeypatch):
+    """Save at every row of the record, which are otherwise a minute apart, and every step."""
+    monkeypatch.setattr(training_run, "_SECONDS_BETWEEN_SAVES", 0.0)
+    monkeypatch.setattr(training_run, "_STEPS_PER_ROW", 1)
+
+
+def dying_at_step(monkeypatch, step):
+    """Have training interrupted before a step, counted over all k."""
+    taken, original = 0, training_run.take_step
+
+    def take_step(*arguments, **options):
+        nonlocal taken
+        taken += 1
+        if taken > step:
+            raise KeyboardInterrupt
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(training_run, "take_step", take_step)
+
+
+@pytest.mark.usefixtures("saving_always")
+@pytest.mark.parametrize("step", [0, 1, 3, 4, 8])
+def test_a_stopped_training_goes_on_to_the_same_bytes(shards, tmp_path, monkeypatch, step):
     whole = train_sae(shards, tmp_path / "whole" / "L16_k3", OPTIONS).product
     target = tmp_path / "stopped" / "L16_k3"
     with monkeypatch.context() as patched:
-        patched.setattr(EmbeddingShards, "rows_at", stopping(at, KeyboardInterrupt))
+        dying_at_step(patched, step)
         with pytest.raises(KeyboardInterrupt):
             train_sae(shards, target, OPTIONS)
     assert nothing_published(target)
-    assert not train_sae(shards, target, OPTIONS).product.unchanged
+    result = train_sae(shards, target, OPTIONS)
+    rows = len(split_rows(shards, SplitChoice(None, 0)).train)
+    epochs, steps = divmod(step, 3)
+    assert result.samples == 3 * rows - (epochs * rows + 32 * steps)
     assert files_of(target) == files_of(whole.path)
     assert [path.name for path in target.parent.iterdir()] == ["L16_k3"]
 
 
-def stopping(at, error):
-    original, reads = EmbeddingShards.rows_at, 0
-
-    def rows_at(self, indices):
-        nonlocal reads
-        reads += len(indices) > 1
-        if reads == at:
-            raise error
-        return original(self, indices)
-
-    return rows_at
-
-
 KILLED = """
 import os, sys
-from esm_sae.formats.shards import EmbeddingShards, open_shards
+import esm_sae.sae.training_run as training_run
+from esm_sae import storage
+from esm_sae.formats.shards import open_shards
 from esm_sae.sae import TrainOptions, train_sae
-reads, original = 0, EmbeddingShards.rows_at
-def rows_at(self, indices):
-    global reads
-    reads += len(indices) > 1
-    if reads == 8:
+training_run._SECONDS_BETWEEN_SAVES, training_run._STEPS_PER_ROW = 0.0, 1
+left, original = int(sys.argv[3]), os.replace
+def replace(*arguments, **options):
+    global left
+    left -= 1
+    if left < 0:
         os.kill(os.getpid(), 9)
-    return original(self, indices)
-EmbeddingShards.rows_at = rows_at
+    return original(*arguments, **options)
+os.replace = replace
 options = TrainOptions(16, 3, batch_size=32, num_epochs=3, learning_rate=1e-2)
 train_sae(open_shards(sys.argv[1]), sys.argv[2], options)
 """
 
 
-def test_another_process_goes_on_from_a_killed_one_to_the_same_bytes(shards, tmp_path, python):
+# Each save replaces the record, then the state: killed before, between, and at the very end.
+@pytest.mark.usefixtures("saving_always")
+@pytest.mark.parametrize("replaced", [0, 7, 10, 19])
+def test_another_process_goes_on_from_a_killed_one_to_the_same_bytes(
+    shards, tmp_path, python, replaced
+):
     target = tmp_path / "killed" / "L16_k3"
-    assert python(KILLED, shards.directory, target, check=False).returncode == -9
+    assert python(KILLED, shards.directory, target, replaced, check=False).returncode == -9
     assert nothing_published(target)
-    rows = len(split_rows(shards, SplitChoice(None, 0)).train)
-    assert train_sae(shards, target, OPTIONS).samples == 2 * rows
+    train_sae(shards, target, OPTIONS)
     whole = train_sae(shards, tmp_path / "whole" / "L16_k3", OPTIONS).product
     assert files_of(target) == files_of(whole.path)
 
 
-def test_going_on_trains_only_what_is_left(shards, tmp_path, monkeypatch):
-    import esm_sae.sae.trainer as trainer
-
-    def save_and_die(folder, state, *, epoch, step):
-        save(folder, state, epoch=epoch, step=step)
-        if epoch == 2:
-            raise KeyboardInterrupt
-
-    save = trainer.save_state
-    with monkeypatch.context() as patched:
-        patched.setattr(trainer, "save_state", save_and_die)
-        with pytest.raises(KeyboardInterrupt):
-            train_sae(shards, tmp_path / "L16_k3", OPTIONS)
-    result = train_sae(shards, tmp_path / "L16_k3", OPTIONS)
-    assert result.samples == len(split_rows(shards, SplitChoice(None, 0)).train)
-    log = pl.read_parquet(tmp_path / "L16_k3" / "metrics.parquet")
-    assert log["epoch"].to_list() == [1, 2, 3]
+def test_a_short_training_is_saved_at_its_end_only(shards, tmp_path, monkeypatch):
+    saved, save = [], training_run.save_state
+    monkeypatch.setattr(
+        training_run,
+        "save_state",
+        lambda *arguments, **options: (saved.append(options["step"]), save(*arguments, **options)),
+    )
+    train_sae(shards, tmp_path / "L16_k3", OPTIONS)
+    assert saved == [9]
 
 
 def test_a_damaged_state_is_named(tmp_path):
@@ -158,8 +178,8 @@ def test_a_damaged_state_is_named(tmp_path):
 
     state = start(OPTIONS, 8)
     assert load_state(tmp_path, state) is None
-    save_state(tmp_path, state, epoch=2, step=9)
-    assert load_state(tmp_path, state)[1:] == (2, 9)
+    save_state(tmp_path, state, step=9)
+    assert load_state(tmp_path, state)[1] == 9
     with pytest.raises(InputError, match="cannot be resumed from"):
         load_state(tmp_path, start(TrainOptions(17, 3), 8))
     path = tmp_path / "train_state.safetensors"
@@ -175,7 +195,7 @@ def test_held_out_rows_touch_nothing(make_shards, tmp_path):
         folder, _ = make_shards(proteins=100, width=8, count=1, name=name)
         rows = split_rows(open_shards(folder), SplitChoice(None, 0))
         matrix = np.load(folder / "embeddings_0000-of-0001.npy")
-        matrix[np.r_[rows.validation, rows.test]] *= np.float32(factor)
+        matrix[np.r_[numbers_of(rows.validation), numbers_of(rows.test)]] *= np.float32(factor)
         bare = tmp_path / f"bare_{name}"
         bare.mkdir()
         np.save(bare / "rows.npy", matrix)
@@ -215,7 +235,7 @@ def test_options_are_recorded_and_reach_the_weights(shards, tmp_path, change):
     tied = np.array_equal(checkpoint.encoder, checkpoint.decoder.T)
     assert tied == options.tied
     assert checkpoint.latent_bias.any() == options.latent_bias
-    rows = shards.rows_at(split_rows(shards, SplitChoice(None, 0)).train)
+    rows = shards.rows_at(numbers_of(split_rows(shards, SplitChoice(None, 0)).train))
     again = load_checkpoint(product.path).reconstruct(rows).astype(np.float64)
     fvu = ((rows - again) ** 2).sum() / ((rows - rows.mean(0, dtype=np.float64)) ** 2).sum()
     np.testing.assert_allclose(product.manifest.summary["train_fvu"], fvu, rtol=1e-4)
@@ -250,9 +270,41 @@ def test_options_that_cannot_be_used(shards, tmp_path, change, message):
 
 def test_a_training_that_diverges_publishes_nothing_and_says_what_helps(shards, tmp_path):
     options = TrainOptions(16, 3, batch_size=32, num_epochs=2, learning_rate=1e38)
-    with pytest.raises(InputError, match="diverged; train with a lower learning rate"):
+    with pytest.raises(
+        InputError, match=r"diverged; train with a learning rate below 1e\+38 \(there is no"
+    ):
         train_sae(shards, tmp_path / "L16_k3", options)
     assert nothing_published(tmp_path / "L16_k3")
+
+
+@pytest.mark.usefixtures("saving_always")
+@pytest.mark.parametrize("wrong", [float("nan"), 1e6])
+def test_the_last_good_weights_of_a_training_that_diverges_can_be_loaded(
+    shards, tmp_path, monkeypatch, wrong
+):
+    older = train_sae(shards, tmp_path / "L16_k3", OPTIONS).product
+    kept = files_of(older.path)
+    taken, original = 0, training_run.take_step
+
+    def take_step(*arguments, **options):
+        nonlocal taken
+        taken += 1
+        state, figures = original(*arguments, **options)
+        return state, figures._replace(fvu=np.float32(wrong)) if taken > 4 else figures
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training_run, "take_step", take_step)
+        options = replace(OPTIONS, learning_rate=2e-2)
+        with pytest.raises(InputError, match="of step 4, are in") as refused:
+            train_sae(shards, older.path, options)
+    assert ("rose from" in str(refused.value)) == np.isfinite(wrong)
+    path = Path(re.search(r"are in (.*)\)$", str(refused.value))[1])
+    sae = load_checkpoint(path)
+    assert (sae.config.k, sae.config.width) == (3, 8)
+    assert files_of(older.path) == kept
+    # The attempt is there to go on from, and what it kept is not part of its result.
+    product = train_sae(shards, older.path, options).product
+    assert not list(product.path.glob("last_good*"))
 
 
 def test_a_damaged_shard_stops_the_training(make_shards, tmp_path):

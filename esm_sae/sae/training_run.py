@@ -1,0 +1,234 @@
+"""The training of one SAE: its state, its record and its folder."""
+
+import importlib.metadata
+import time
+from typing import Any
+
+import numpy as np
+
+from esm_sae import storage
+from esm_sae.errors import InputError
+from esm_sae.formats.checkpoint import (
+    Checkpoint,
+    SAEConfig,
+    checkpoint_name,
+    write_checkpoint,
+    write_config,
+)
+from esm_sae.formats.manifest import FolderInTheMaking, Product
+from esm_sae.sae.fidelity import share_unexplained
+from esm_sae.sae.inference import SAE
+from esm_sae.sae.loss import LossOptions
+from esm_sae.sae.options import TrainOptions
+from esm_sae.sae.reading import Batch
+from esm_sae.sae.scaling import NORMALIZE_EPSILON, fold
+from esm_sae.sae.train_state import load_state, save_state
+from esm_sae.sae.training_data import TrainingData
+from esm_sae.sae.training_log import Diverged, TrainingLog
+from esm_sae.sae.training_step import State, StepOptions, learning_rate, start, take_step
+
+_STEPS_PER_ROW = 50
+_SECONDS_BETWEEN_SAVES = 60.0
+_LAST_GOOD = "last_good_step_{}.npy"
+
+
+class TrainingRun:
+    """A training that goes step by step, from where it was last saved.
+
+    Attributes:
+        options: how it trains.
+        steps: steps done.
+        samples_before: rows trained on before this process, once per epoch.
+        samples: rows trained on by this process.
+        failure: what ended it early.
+    """
+
+    def __init__(
+        self, making: FolderInTheMaking, options: TrainOptions, data: TrainingData
+    ) -> None:
+        self.options = options
+        self.samples = 0
+        self.failure: InputError | None = None
+        self._making, self._data = making, data
+        self._units = data.units
+        self._config = _config(options, data)
+        plan = data.plan
+        self._compiled_for = StepOptions(
+            LossOptions(options.k, plan.aux_k, options.aux_alpha, options.precision),
+            normalize=options.normalize,
+            latent_bias=options.latent_bias,
+            formulation=data.devices.formulation,
+        )
+        for left in making.work.glob(_LAST_GOOD.format("*")):
+            left.unlink()
+        first = start(options, data.shards.width)
+        state, self.steps = load_state(making.work, first) or (first, 0)
+        self._state = data.devices.replicate(state)
+        self._log = TrainingLog(making.work, steps_done=self.steps, project=data.project)
+        epochs, steps = divmod(self.steps, plan.steps_per_epoch)
+        self.samples_before = epochs * len(data.rows.train) + steps * plan.batch_size
+        self._saved = time.monotonic()
+
+    def take(self, batch: Batch) -> None:
+        """Train on the next batch; what cannot go on is told by ``failure``."""
+        try:
+            with storage.naming_full_disk(self._making.target):
+                self._take(batch)
+        except Diverged as error:
+            self.failure = InputError(
+                f"{self._making.target}: {error}; train with a learning rate below "
+                f"{self._data.plan.learning_rate:g} ({self._keep_last_good()})"
+            )
+        except InputError as error:
+            self.failure = error
+
+    def publish(self) -> Product:
+        """Publish the folder of a training that is done."""
+        with storage.naming_full_disk(self._making.target):
+            write_config(self._making.work, self._config)
+            return self._making.publish(self._summary())
+
+    def _take(self, batch: Batch) -> None:
+        plan = self._data.plan
+        rate = np.float32(learning_rate(self.steps, self.options, plan))
+        self._state, figures = take_step(
+            self._state, batch.rows, batch.mask, rate, self._units, options=self._compiled_for
+        )
+        self._log.add(figures)
+        self.steps += 1
+        self.samples += batch.count
+        if self.steps % plan.steps_per_epoch == 0:
+            self._end_epoch(self.steps // plan.steps_per_epoch)
+        elif self.steps % _STEPS_PER_ROW == 0:
+            self._close_row()
+            if self._save_is_due():
+                self._save()
+
+    def _end_epoch(self, epoch: int) -> None:
+        checkpoint = self._folded(checkpoint_name(epoch), self._state)
+        sae = SAE(checkpoint)
+        self._close_row(
+            train_fvu=self._fvu(sae, self._data.measured_train),
+            validation_fvu=self._fvu(sae, self._data.measured_validation),
+        )
+        ended = epoch == self._data.plan.epochs
+        kept = self.options.checkpoint_every > 0 and epoch % self.options.checkpoint_every == 0
+        if ended or kept:
+            _publish(checkpoint)
+        if ended or kept or self._save_is_due():
+            self._save()
+
+    def _close_row(self, **measured: float | None) -> None:
+        epochs, steps = divmod(self.steps, self._data.plan.steps_per_epoch)
+        self._log.close_row(
+            step=self.steps,
+            epoch=epochs + (steps > 0),
+            samples=self.samples_before + self.samples,
+            **measured,
+        )
+
+    def _save_is_due(self) -> bool:
+        return time.monotonic() - self._saved >= _SECONDS_BETWEEN_SAVES
+
+    def _save(self) -> None:
+        self._log.save()
+        # Last: from here on these steps are done and are not taken again.
+        save_state(self._making.work, self._state, step=self.steps, project=self._data.project)
+        self._saved = time.monotonic()
+
+    def _fvu(self, sae: SAE, rows: np.ndarray) -> float | None:
+        if not len(rows):
+            return None
+        return share_unexplained(sae, rows, self._data.statistics)
+
+    def _folded(self, name: str, state: State) -> Checkpoint:
+        path = self._making.work / name
+        return fold(state.weights, self._data.scaling, config=self._config, path=path)
+
+    def _keep_last_good(self) -> str:
+        """Publish the weights that were last saved as a checkpoint; say where they are."""
+        saved = load_state(self._making.work, start(self.options, self._data.shards.width))
+        if saved is None:
+            return "there is no checkpoint from before"
+        state, step = saved
+        checkpoint = self._folded(_LAST_GOOD.format(step), state)
+        _publish(checkpoint)
+        write_config(self._making.work, self._config)
+        return f"the last good weights, of step {step}, are in {checkpoint.path}"
+
+    def _summary(self) -> dict[str, Any]:
+        rows = self._data.rows
+        dead = np.asarray(self._state.since_fired) >= len(rows.train)
+        return {
+            "width": self._config.width,
+            "latent_dim": self._config.latent_dim,
+            "k": self._config.k,
+            "encoder": self._data.shards.provenance.describe(),
+            "project": self._data.project,
+            "epochs": self._data.plan.epochs,
+            "steps": self._data.plan.steps,
+            "training_rows": len(rows.train),
+            "validation_rows": len(rows.validation),
+            "test_rows": len(rows.test),
+            "train_fvu": self._log.last["train_fvu"],
+            "validation_fvu": self._log.last["validation_fvu"],
+            "dead_share": float(dead.mean()),
+            "final_checkpoint": self._config.final_checkpoint,
+        }
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of the libraries that decide the bits of a training."""
+    # Not our own: a release that trains the same must not make every checkpoint stale, and one
+    # that trains otherwise changes the algorithm's version.
+    return {name: importlib.metadata.version(name) for name in ("jax", "numba", "numpy", "optax")}
+
+
+def _publish(checkpoint: Checkpoint) -> None:
+    write_checkpoint(
+        checkpoint.path,
+        encoder=checkpoint.encoder,
+        decoder=checkpoint.decoder,
+        latent_bias=checkpoint.latent_bias,
+        pre_bias=checkpoint.pre_bias,
+        config=checkpoint.config,
+    )
+
+
+def _config(options: TrainOptions, data: TrainingData) -> SAEConfig:
+    provenance, plan = data.shards.provenance, data.plan
+    return SAEConfig(
+        width=data.shards.width,
+        latent_dim=options.latent_dim,
+        k=options.k,
+        normalize=options.normalize,
+        tied=options.tied,
+        latent_bias=options.latent_bias,
+        project=data.project,
+        encoder=provenance.encoder,
+        encoder_note=provenance.encoder_note,
+        weights_sha256=provenance.weights_sha256,
+        layer=provenance.layer,
+        pooling=provenance.pooling,
+        data_fingerprint=data.shards.fingerprint,
+        seed=options.seed,
+        epochs=plan.epochs,
+        final_checkpoint=checkpoint_name(plan.epochs),
+        training={
+            "batch_size": plan.batch_size,
+            "steps": plan.steps,
+            "learning_rate": plan.learning_rate,
+            "warmup": options.warmup,
+            "decay": options.decay,
+            "aux_k": plan.aux_k,
+            "aux_alpha": options.aux_alpha,
+            "precision": options.precision,
+            "devices": data.devices.record(),
+            "rows": len(data.rows.train),
+            "scale": data.scaling.scale,
+            "normalize_ddof": 0,
+            "normalize_epsilon": NORMALIZE_EPSILON,
+            "split": data.split.record(),
+        },
+        versions=library_versions(),
+    )
