@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from esm_sae import cli
+from esm_sae.errors import InputError
 from esm_sae.formats.shards import open_shards
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--project_folder",
         action="store_true",
-        help="put the default output into a folder of the project's name: data/NAME/L{L}_k{k}/",
+        help="make the folders in one of the project's name: data/NAME/L{L}_k{k}/, or in that of "
+        "--output",
     )
     add("--latent_dim", required=True, type=int, metavar="L", help="number of latents")
     add(
@@ -139,17 +141,31 @@ def _train(arguments: argparse.Namespace) -> str:
         project=arguments.project,
         similarity_clusters=arguments.similarity_clusters,
     )
-    return "\n\n".join(_described(result) for result in results)
+    done = []
+    try:
+        for result in results:
+            done.append(_described(result))
+    except InputError:
+        # What was trained before one k failed.
+        print("\n\n".join(done))
+        raise
+    return "\n\n".join(done)
 
 
 def _outputs(arguments: argparse.Namespace, ks: Sequence[int]) -> dict[int, Path]:
     """Return the folder of each k; with one k, ``--output`` names it itself."""
-    if arguments.output and len(ks) == 1:
-        return {ks[0]: arguments.output}
     base = arguments.output or Path("data")
-    if arguments.project_folder and not arguments.output:
-        base /= arguments.project
+    if arguments.project_folder:
+        base /= _folder_name(arguments.project)
+    elif arguments.output and len(ks) == 1:
+        return {ks[0]: arguments.output}
     return {k: base / f"L{arguments.latent_dim}_k{k}" for k in ks}
+
+
+def _folder_name(project: str) -> str:
+    if project in (".", "..") or Path(project).name != project:
+        raise InputError(f"--project '{project}' cannot be the name of a folder; give another")
+    return project
 
 
 def _described(result: "TrainResult") -> str:

@@ -31,7 +31,11 @@ def headline(config: SAEConfig, counts: dict[str, Any], metrics: dict[str, Any])
         facts.append(Fact("the same by PCA", _share(pca), f"{config.k} components: {verdict}"))
     dead = metrics.get("dead_share")
     if dead is not None:
-        facts.append(Fact("dead latents", _share(dead), "silent on all training rows"))
+        facts.append(
+            Fact(
+                "dead latents", _share(dead), "silent in training's last pass, weights still moving"
+            )
+        )
     return facts
 
 

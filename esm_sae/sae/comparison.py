@@ -78,7 +78,7 @@ def _compare(work: Path, folders: dict[int, Path]) -> dict[str, Any]:
     rows = [_read_metrics(k, folder) for k, folder in folders.items()]
     table = pl.DataFrame([{name: row[name] for name in _COLUMNS} for row in rows], schema=_COLUMNS)
     with storage.publish(work / "comparison.parquet") as temporary:
-        table.write_parquet(temporary)
+        table.write_parquet(temporary, metadata={"project": rows[0]["project"]})
     storage.publish_bytes(work / "comparison.png", png_bytes(plot_comparison(table)))
     better = table.filter(pl.col("pca_fvu") < pl.col("fvu"))["k"].to_list()
     return {
@@ -91,6 +91,7 @@ def _compare(work: Path, folders: dict[int, Path]) -> dict[str, Any]:
         "dead_share": table["dead_share"].to_list(),
         "unfired_share": table["unfired_share"].to_list(),
         "encoder": rows[0]["encoder"],
+        "project": rows[0]["project"],
         "pca_is_better_at_k": better,
     }
 
@@ -99,7 +100,7 @@ def _read_metrics(k: int, folder: Path) -> dict[str, Any]:
     metrics = storage.read_json(folder / METRICS_FILE)
     if metrics["k"] != k:
         raise InputError(f"{folder}: holds the metrics of k = {metrics['k']}, expected k = {k}")
-    missing = sorted(_COLUMNS.keys() - metrics.keys())
+    missing = sorted({*_COLUMNS, "project"} - metrics.keys())
     if missing:
         raise InputError(
             f"{folder}: its metrics are of another version, without {missing[0]}; evaluate again"

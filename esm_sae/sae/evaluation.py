@@ -146,6 +146,7 @@ def _evaluate(
         "latent_dim": sae.config.latent_dim,
         "width": sae.config.width,
         "encoder": shards.provenance.describe(),
+        "project": sae.config.project,
         **_fidelity_metrics(held_out, statistics),
         **_untrained_metrics(untrained, split),
         **_firing_metrics(held_out.firing, sae),
@@ -156,7 +157,7 @@ def _evaluate(
     storage.publish_json(work / METRICS_FILE, metrics | {"l0_histogram": l0_histogram})
     for name, table in ((LATENTS_FILE, latents), (SUBGROUPS_FILE, held_out.subgroups)):
         with storage.publish(work / name) as temporary:
-            table.write_parquet(temporary)
+            table.write_parquet(temporary, metadata={"project": sae.config.project})
     _publish_plots(work, path, sae, held_out, latents)
     return metrics
 

@@ -74,12 +74,11 @@ def share_unexplained(sae: SAE, rows: np.ndarray, statistics: RowStatistics) -> 
         rows: raw embeddings, (n, D) with n of 1 or more.
         statistics: of the training rows.
     """
-    meter = FidelityMeter(statistics)
-    size = rows_per_block(sae.config.latent_dim)
+    squares, size = 0.0, rows_per_block(sae.config.latent_dim)
     for start in range(0, len(rows), size):
         block = rows[start : start + size]
-        meter.add(block, sae.reconstruct(block))
-    return meter.result().fvu
+        squares += float(np.sum(np.square(block - sae.reconstruct(block)), dtype=np.float64))
+    return squares / (len(rows) * statistics.variance)
 
 
 def standardised_fvu(fidelity: Fidelity, statistics: RowStatistics) -> tuple[float, int]:

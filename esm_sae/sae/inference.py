@@ -3,6 +3,8 @@
 import functools
 import warnings
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -186,10 +188,14 @@ def _encode(
 ) -> tuple[jax.Array, jax.Array]:
     if normalize:
         rows, _, _ = z_score(rows, NORMALIZE_EPSILON)
-    return top_latents(pre_activations(weights, rows), k)
+    with _in_full_precision():
+        return top_latents(pre_activations(weights, rows), k)
 
 
-_decode = jax.jit(decode)
+@jax.jit
+def _decode(weights: Weights, activations: jax.Array) -> jax.Array:
+    with _in_full_precision():
+        return decode(weights, activations)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
@@ -199,7 +205,8 @@ def _reconstruct(
     mean, divisor = jnp.float32(0), jnp.float32(1)
     if normalize:
         rows, mean, divisor = z_score(rows, NORMALIZE_EPSILON)
-    values, latents = top_latents(pre_activations(weights, rows), k)
+    with _in_full_precision():
+        values, latents = top_latents(pre_activations(weights, rows), k)
     return values, latents, _decode_sparse(weights, values, latents) * divisor + mean
 
 
@@ -212,3 +219,8 @@ def _decode_sparse(weights: Weights, values: jax.Array, latents: jax.Array) -> j
 
     nothing = jnp.zeros((len(values), rows.shape[1]), dtype=rows.dtype)
     return lax.fori_loop(0, values.shape[1], add, nothing, unroll=8) + weights.pre_bias
+
+
+def _in_full_precision() -> AbstractContextManager[Any]:
+    # GPUs would round the factors of float32 products to 11 bits, which moves near ties of TopK.
+    return jax.default_matmul_precision("highest")

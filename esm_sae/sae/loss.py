@@ -115,7 +115,7 @@ def auxiliary_loss(
     target = lax.stop_gradient(errors)
     kept = lax.stop_gradient(_largest_dead(pre, dead, options.aux_k)) & (mask[:, None] > 0)
     activations = jnp.where(kept, pre, 0)
-    missed = target - combinations(activations, weights.decoder_rows, precision=options.precision)
+    missed = target - combinations(activations, weights.decoder_rows, options.precision)
     scale = jnp.maximum(jnp.sum(target**2), jnp.finfo(target.dtype).tiny)
     moved = jnp.any(kept, axis=0).sum()
     return jnp.sum(missed**2 * mask[:, None]) / scale, moved

@@ -4,7 +4,7 @@ Shapes: B rows, D width, L latents. Source: Gao et al. 2024, "Scaling and evalua
 autoencoders" (arXiv 2406.04093), section 2.3.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -61,13 +61,35 @@ def pre_activations(
         precision: type of the factors of the matrix product; sums are float32.
     """
     centred = rows - weights.pre_bias
-    return projections(centred, weights.encoder, precision=precision) + weights.latent_bias
+    return projections(centred, weights.encoder, precision) + weights.latent_bias
 
 
 def projections(
-    rows: jax.Array, directions: jax.Array, *, precision: jnp.dtype | str = jnp.float32
+    rows: jax.Array, directions: jax.Array, precision: jnp.dtype | str = jnp.float32
 ) -> jax.Array:
-    """Return the products of (N, D) rows with (L, D) directions, as (N, L) float32."""
+    """Return the products of (N, D) rows with (L, D) directions, as (N, L) float32.
+
+    The factors are rounded to ``precision``, those of the gradient's products too, which autodiff
+    would leave in float32; sums are float32.
+    """
+    return _projections(rows, directions, precision)
+
+
+def combinations(
+    activations: jax.Array, directions: jax.Array, precision: jnp.dtype | str = jnp.float32
+) -> jax.Array:
+    """Return the sums of (L, D) directions by (N, L) activations, as (N, D) float32.
+
+    Rounded as in ``projections``.
+    """
+    return _combinations(activations, directions, precision)
+
+
+_Precision = jnp.dtype | str
+_Pair = tuple[jax.Array, jax.Array]
+
+
+def _project(rows: jax.Array, directions: jax.Array, precision: _Precision) -> jax.Array:
     # Written so, XLA multiplies bfloat16 on CPUs without turning a factor round first.
     return lax.dot_general(
         rows.astype(precision),
@@ -77,15 +99,34 @@ def projections(
     )
 
 
-def combinations(
-    activations: jax.Array, directions: jax.Array, *, precision: jnp.dtype | str = jnp.float32
-) -> jax.Array:
-    """Return the sums of (L, D) directions by (N, L) activations, as (N, D) float32."""
+def _combine(activations: jax.Array, directions: jax.Array, precision: _Precision) -> jax.Array:
     return jnp.matmul(
         activations.astype(precision),
         directions.astype(precision),
         preferred_element_type=jnp.float32,
     )
+
+
+def _differentiate_projections(precision: _Precision, factors: _Pair, slopes: jax.Array) -> _Pair:
+    rows, directions = factors
+    return combinations(slopes, directions, precision), combinations(slopes.T, rows, precision)
+
+
+def _differentiate_combinations(precision: _Precision, factors: _Pair, slopes: jax.Array) -> _Pair:
+    activations, directions = factors
+    by_activations = projections(slopes, directions, precision)
+    return by_activations, combinations(activations.T, slopes, precision)
+
+
+def _with_gradient(product: Any, differentiate: Any) -> Any:
+    # Any: jax's decorator loses the types.
+    function = jax.custom_vjp(product, nondiff_argnums=(2,))
+    function.defvjp(lambda one, other, at: (product(one, other, at), (one, other)), differentiate)
+    return function
+
+
+_projections = _with_gradient(_project, _differentiate_projections)
+_combinations = _with_gradient(_combine, _differentiate_combinations)
 
 
 def top_latents(pre: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
@@ -108,7 +149,7 @@ def decode(
     weights: Weights, activations: jax.Array, *, precision: jnp.dtype | str = jnp.float32
 ) -> jax.Array:
     """Return ``z @ dec + pb_D`` for (B, L) activations, as (B, D) float32."""
-    return combinations(activations, weights.decoder_rows, precision=precision) + weights.pre_bias
+    return combinations(activations, weights.decoder_rows, precision) + weights.pre_bias
 
 
 def z_score(rows: jax.Array, epsilon: float) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -75,7 +75,7 @@ class TrainOptions:
             InputError: an option has a value that cannot be used.
         """
         at_least = {"latent_dim": 1, "k": 1, "batch_size": 1, "num_epochs": 1, "aux_k": 1}
-        for name, least in at_least.items() | {("checkpoint_every", 0), ("seed", 0)}:
+        for name, least in (at_least | {"checkpoint_every": 0, "seed": 0}).items():
             value = getattr(self, name)
             if value is not None and value < least:
                 raise InputError(f"{name} is {value}; it must be {least} or more")
@@ -126,7 +126,7 @@ class Plan:
 
 def plan_training(options: TrainOptions, *, rows: int, width: int) -> Plan:
     """Fill in what the options leave open, for ``rows`` training rows of ``width`` numbers."""
-    batch_size = options.batch_size or _batch_size_for(rows)
+    batch_size = min(options.batch_size or _batch_size_for(rows), rows)
     steps_per_epoch = math.ceil(rows / batch_size)
     return Plan(
         batch_size=batch_size,

@@ -1,7 +1,8 @@
 """Which rows are trained on and which are held out."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -111,7 +112,7 @@ def split_rows(shards: EmbeddingShards, choice: SplitChoice) -> SplitRows:
     """Split the rows by the similarity cluster of their proteins.
 
     While it runs it holds the table of similarity clusters and the protein ids of one shard in
-    memory. Rows of bare matrices have an id of their own each.
+    memory; of a bare matrix, whose rows have an id of their own each, 9 bytes per row.
 
     Raises:
         InputError: the shards' row tables are damaged or do not match their matrices, or no row
@@ -160,6 +161,8 @@ def _split_shard(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return where in a shard's rows another split begins, and the split's number in _NAMES."""
     path, matrix = shards.paths[shard], shards.arrays[shard]
+    if not shards.has_index:
+        return _split_bare(path, len(matrix), int(shards.offsets[shard]), clusters, seed)
     alone = replace(shards, paths=[path], arrays=[matrix])
     proteins = alone.index.select(pl.col("sequence_id").rle()).unnest("sequence_id").collect()
     lengths = proteins["len"].to_numpy().astype(np.int64)
@@ -167,9 +170,28 @@ def _split_shard(
         raise InputError(
             f"{path}: has {len(matrix)} rows, its row table {lengths.sum()}; embed this shard again"
         )
-    splits = splits_of(proteins["value"].to_list(), clusters, seed=seed)
-    codes = np.searchsorted(_NAMES, splits).astype(np.uint8)
+    codes = _codes(proteins["value"].to_list(), clusters, seed)
     starts = shards.offsets[shard] + np.cumsum(lengths) - lengths
+    return _changes(starts, codes)
+
+
+def _split_bare(
+    path: Path, rows: int, offset: int, clusters: Mapping[str, str] | None, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the same of a bare matrix, whose rows are named ``file:row``, block by block."""
+    codes = np.empty(rows, dtype=np.uint8)
+    for start in range(0, rows, _BARE_ROWS_PER_BLOCK):
+        block = range(start, min(start + _BARE_ROWS_PER_BLOCK, rows))
+        names = [f"{path.stem}:{row}" for row in block]
+        codes[start : block.stop] = _codes(names, clusters, seed)
+    return _changes(np.arange(offset, offset + rows), codes)
+
+
+def _codes(ids: Sequence[str], clusters: Mapping[str, str] | None, seed: int) -> np.ndarray:
+    return np.searchsorted(_NAMES, splits_of(ids, clusters, seed=seed)).astype(np.uint8)
+
+
+def _changes(starts: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     changes = np.append(True, codes[1:] != codes[:-1])
     return starts[changes], codes[changes]
 
@@ -185,5 +207,6 @@ def _require_intact_tables(shards: EmbeddingShards) -> None:
             )
 
 
+_BARE_ROWS_PER_BLOCK = 65_536
 # In alphabetical order, for searchsorted.
 _NAMES = ("test", "train", "validation")

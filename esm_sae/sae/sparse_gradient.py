@@ -204,14 +204,14 @@ def _auxiliary(
 ) -> _Revival:
     """Return ``loss.auxiliary_loss`` of A' latents' activations, with its gradient."""
     scale = jnp.maximum(jnp.sum(errors**2), jnp.finfo(errors.dtype).tiny)
-    missed = errors - combinations(activations, decoder, precision=precision)
+    missed = errors - combinations(activations, decoder, precision)
     outer = -2 * missed / scale
-    slopes = jnp.where(activations > 0, projections(outer, decoder, precision=precision), 0)
+    slopes = jnp.where(activations > 0, projections(outer, decoder, precision), 0)
     return _Revival(
         loss=jnp.sum(missed**2) / scale,
         moved=jnp.any(activations > 0, axis=0).sum(),
-        encoder=combinations(slopes.T, centred, precision=precision),
-        decoder=combinations(activations.T, outer, precision=precision),
+        encoder=combinations(slopes.T, centred, precision),
+        decoder=combinations(activations.T, outer, precision),
         latent_bias=slopes.sum(0),
     )
 
@@ -223,7 +223,7 @@ def _rounded(array: jax.Array, precision: str) -> jax.Array:
 
 @jax.jit
 def _pre_activations(encoder: jax.Array, centred: jax.Array, latent_bias: jax.Array) -> jax.Array:
-    return projections(centred, encoder, precision=encoder.dtype) + latent_bias
+    return projections(centred, encoder, encoder.dtype) + latent_bias
 
 
 # By XLA, as all large products are: the threads of NumPy's library stay awake for a while after

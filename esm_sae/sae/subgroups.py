@@ -29,7 +29,7 @@ class SubgroupMeter:
     """Takes rows in ascending order and sums their errors by taxon and by protein length.
 
     A taxon is a TaxID, or a name where the header gives no TaxID. Memory: the row table of one
-    shard, and five numbers per taxon.
+    shard, and four numbers per taxon.
     """
 
     def __init__(self, shards: EmbeddingShards) -> None:

@@ -1,15 +1,15 @@
 """Training SAEs on embedding shards, those of several k in one pass over the rows."""
 
 import contextlib
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from esm_sae import storage
 from esm_sae.errors import InputError
-from esm_sae.formats.manifest import FolderInTheMaking, Product, folder_in_the_making
+from esm_sae.formats.manifest import Product, folder_in_the_making
 from esm_sae.formats.shards import EmbeddingShards
 from esm_sae.progress import progress
 from esm_sae.sae.devices import Devices
@@ -69,13 +69,14 @@ def train_saes(
 ) -> Iterator[TrainResult]:
     """Train an SAE for each k, all on the same batches, and publish their folders.
 
-    Each has the same bytes as if it were trained alone (on CPUs and on one device). A killed
-    training goes on from where each was last saved, a minute of work back at most, when it is
-    called again with the same input and options, and ends with the same bytes. What cannot be
-    trained on, such as a loss that becomes infinite, ends that k alone.
+    Each has the same bytes as if it were trained alone. A killed training goes on from where each
+    was last saved when it is called again with the same input and options, and, on a CPU, ends
+    with the same bytes. What cannot be trained on, such as a loss that becomes infinite, ends that
+    k alone. Nothing is done before the first result is asked for.
 
-    In memory are, beside the batches read ahead, 16,384 rows that the curves are measured on, and
-    for each k its weights four times (themselves, their gradient, two of Adam's).
+    In memory are, beside four batches, 16,384 rows that the curves are measured on; for each k its
+    weights three times (themselves and Adam's two moments), and for one k at a time the gradient
+    and what ``sparse_gradient`` says, or a copy of all three while it is saved.
 
     Args:
         shards: the embeddings.
@@ -96,55 +97,77 @@ def train_saes(
     options_of = {k: replace(options, k=k) for k in sorted(outputs)}
     for chosen in options_of.values():
         chosen.check()
+    _require_distinct(outputs)
     split, devices = SplitChoice(similarity_clusters, options.split_seed), Devices.here()
+    determinants = {
+        "embeddings": shards.fingerprint,
+        "provenance": asdict(shards.provenance),
+        "project": project,
+        "split": split.record(),
+        "algorithm": _ALGORITHM,
+        "versions": library_versions(),
+        "devices": devices.record(),
+    }
     with contextlib.ExitStack() as stack:
-        makings: dict[int, FolderInTheMaking] = {}
+        held: dict[int, _Held] = {}
         # In the order of their paths: two processes that train the same never wait for each other.
-        for k in sorted(outputs, key=lambda k: str(Path(outputs[k]).absolute())):
-            determinants = {
-                "embeddings": shards.fingerprint,
-                "provenance": asdict(shards.provenance),
-                "options": asdict(options_of[k]),
-                "project": project,
-                "split": split.record(),
-                "algorithm": _ALGORITHM,
-                "versions": library_versions(),
-                "devices": devices.record(),
-            }
-            making = folder_in_the_making(outputs[k], kind=KIND, determinants=determinants)
-            makings[k] = stack.enter_context(making)
-        for k, making in makings.items():
-            if making.product is not None:
-                yield TrainResult(k, making.product, time.perf_counter() - started, 0)
-        wanted = sorted(k for k, making in makings.items() if making.product is None)
+        for k in sorted(outputs, key=lambda k: _absolute(outputs[k])):
+            of_options = {"options": asdict(options_of[k])}
+            held[k] = stack.enter_context(_Held(outputs[k], determinants | of_options))
+        wanted = []
+        for k in options_of:
+            product = held[k].making.product
+            if product is None:
+                wanted.append(k)
+                continue
+            held[k].release()
+            yield TrainResult(k, product, time.perf_counter() - started, 0)
         if not wanted:
             return
         data = prepare(shards, options, split, project, devices)
-        runs = [TrainingRun(makings[k], options_of[k], data) for k in wanted]
-        for run in _train_together(runs, data):
-            seconds = time.perf_counter() - started
-            yield TrainResult(run.options.k, run.publish(), seconds, run.samples)
+        runs = [TrainingRun(held[k].making, options_of[k], data) for k in wanted]
+        _train_together(runs, data)
+        for run in runs:
+            product = run.publish()
+            held[run.options.k].release()
+            if product is not None:
+                seconds = time.perf_counter() - started
+                yield TrainResult(run.options.k, product, seconds, run.samples)
         _raise_failures(runs)
 
 
-def _train_together(runs: Sequence[TrainingRun], data: TrainingData) -> Iterator[TrainingRun]:
-    """Train until each run is done or has failed; yield those that are done."""
+class _Held(contextlib.ExitStack):
+    """An output folder, held until it is released or the block ends."""
+
+    def __init__(self, folder: storage.PathLike, determinants: Mapping[str, Any]) -> None:
+        super().__init__()
+        making = folder_in_the_making(folder, kind=KIND, determinants=determinants)
+        self.making = self.enter_context(making)
+
+    def release(self) -> None:
+        """Let other processes have it."""
+        self.close()
+
+
+def _train_together(runs: Sequence[TrainingRun], data: TrainingData) -> None:
+    """Train until each run is done or has failed."""
+    going = [run for run in runs if run.failure is None]
+    if not going:
+        return
     plan, rows = data.plan, len(data.rows.train)
-    description = (
-        f"training L={runs[0].options.latent_dim} k={','.join(str(r.options.k) for r in runs)}"
-    )
-    before = sum(run.samples_before for run in runs)
-    total = plan.epochs * rows * len(runs)
+    ks = ",".join(str(run.options.k) for run in going)
+    description = f"training L={going[0].options.latent_dim} k={ks}"
+    before = sum(run.samples_before for run in going)
+    total = plan.epochs * rows * len(going)
     with progress(total, unit="rows", description=description, start=before) as bar:
-        first = min(run.steps for run in runs)
+        first = min(run.steps for run in going)
         for step, batch in enumerate(_batches(data, first), start=first):
-            for run in runs:
+            for run in going:
                 if run.failure is None and run.steps == step:
                     run.take(batch)
                     bar.update(batch.count)
-            if all(run.failure for run in runs):
+            if all(run.failure for run in going):
                 return
-    yield from (run for run in runs if run.failure is None)
 
 
 def _batches(data: TrainingData, first: int) -> Iterator[Batch]:
@@ -162,6 +185,19 @@ def _batches(data: TrainingData, first: int) -> Iterator[Batch]:
     while epoch < plan.epochs:
         yield from reader.batches(epoch + 1, skipped)
         epoch, skipped = epoch + 1, 0
+
+
+def _require_distinct(outputs: Mapping[int, storage.PathLike]) -> None:
+    """Check that no two k have one folder: the second would wait for the first for ever."""
+    k_of: dict[str, int] = {}
+    for k, folder in outputs.items():
+        other = k_of.setdefault(_absolute(folder), k)
+        if other != k:
+            raise InputError(f"{folder}: is the output of k = {other} and of k = {k}; name another")
+
+
+def _absolute(folder: storage.PathLike) -> str:
+    return os.path.abspath(folder)
 
 
 def _raise_failures(runs: Sequence[TrainingRun]) -> None:

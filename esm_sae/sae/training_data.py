@@ -18,6 +18,7 @@ from esm_sae.sae.scaling import (
 from esm_sae.sae.training_step import RowUnits
 
 _ROWS_MEASURED = 8_192
+_MOST_ROWS_COUNTED = 2_000_000_000
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ class TrainingData:
             scale=np.float32(self.scaling.scale),
             scaled_variance=np.float32(self.scaling.variance),
             raw_variance=np.float32(self.statistics.variance),
-            rows=np.int32(len(self.rows.train)),
+            # Counters of 32 bits: of more than two billion rows the last two billion count.
+            rows=np.int32(min(len(self.rows.train), _MOST_ROWS_COUNTED)),
         )
 
 

@@ -44,7 +44,7 @@ class TrainingLog:
         self._pending: list[StepFigures] = []
         self._table = pl.DataFrame(schema=_SCHEMA)
         if steps_done:
-            self._table = pl.read_parquet(self._path).filter(pl.col("step") <= steps_done)
+            self._table = _read(self._path).filter(pl.col("step") <= steps_done)
 
     @property
     def last(self) -> dict[str, float]:
@@ -88,7 +88,29 @@ class TrainingLog:
         self._table = pl.concat([self._table, pl.DataFrame([row], schema=_SCHEMA)])
         self._pending = []
 
+    def require_better_than_mean(self) -> None:
+        """Check the FVU on training rows at the end.
+
+        Raises:
+            Diverged: it is above 1, that of the rows' mean.
+        """
+        if self.last["train_fvu"] > 1:
+            raise Diverged(
+                f"the FVU on training rows is {self.last['train_fvu']:.3g} at the end, worse than "
+                "that of their mean: the training diverged"
+            )
+
     def save(self) -> None:
         """Publish the record."""
         with storage.publish(self._path) as temporary:
             self._table.write_parquet(temporary, metadata={"project": self._project})
+
+
+def _read(path: Path) -> pl.DataFrame:
+    try:
+        return pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"{path}: cannot be gone on from ({reason}); remove {path.parent} and train again"
+        ) from None

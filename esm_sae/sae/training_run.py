@@ -2,8 +2,10 @@
 
 import importlib.metadata
 import time
+from dataclasses import replace
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from esm_sae import storage
@@ -25,11 +27,12 @@ from esm_sae.sae.scaling import NORMALIZE_EPSILON, fold
 from esm_sae.sae.train_state import load_state, save_state
 from esm_sae.sae.training_data import TrainingData
 from esm_sae.sae.training_log import Diverged, TrainingLog
-from esm_sae.sae.training_step import State, StepOptions, learning_rate, start, take_step
+from esm_sae.sae.training_step import StepOptions, learning_rate, start, take_step
 
 _STEPS_PER_ROW = 50
 _SECONDS_BETWEEN_SAVES = 60.0
-_LAST_GOOD = "last_good_step_{}.npy"
+_LAST_GOOD = "last_good.npy"
+_DECIDING = ("jax", "jaxlib", "llvmlite", "numba", "numpy", "optax")
 
 
 class TrainingRun:
@@ -59,14 +62,11 @@ class TrainingRun:
             latent_bias=options.latent_bias,
             formulation=data.devices.formulation,
         )
-        for left in making.work.glob(_LAST_GOOD.format("*")):
-            left.unlink()
-        first = start(options, data.shards.width)
-        state, self.steps = load_state(making.work, first) or (first, 0)
-        self._state = data.devices.replicate(state)
-        self._log = TrainingLog(making.work, steps_done=self.steps, project=data.project)
-        epochs, steps = divmod(self.steps, plan.steps_per_epoch)
-        self.samples_before = epochs * len(data.rows.train) + steps * plan.batch_size
+        self.steps = self.samples_before = 0
+        try:
+            self._resume()
+        except InputError as error:
+            self.failure = error
         self._saved = time.monotonic()
 
     def take(self, batch: Batch) -> None:
@@ -77,16 +77,32 @@ class TrainingRun:
         except Diverged as error:
             self.failure = InputError(
                 f"{self._making.target}: {error}; train with a learning rate below "
-                f"{self._data.plan.learning_rate:g} ({self._keep_last_good()})"
+                f"{self._data.plan.learning_rate:g} ({self._last_good()})"
             )
         except InputError as error:
             self.failure = error
 
-    def publish(self) -> Product:
-        """Publish the folder of a training that is done."""
-        with storage.naming_full_disk(self._making.target):
-            write_config(self._making.work, self._config)
-            return self._making.publish(self._summary())
+    def publish(self) -> Product | None:
+        """Publish the folder of a training that is done; None where ``failure`` tells why not."""
+        if self.failure is not None:
+            return None
+        try:
+            with storage.naming_full_disk(self._making.target):
+                write_config(self._making.work, self._config)
+                return self._making.publish(self._summary())
+        except InputError as error:
+            self.failure = error
+            return None
+
+    def _resume(self) -> None:
+        """Go on from where the training was saved, or from the start."""
+        data, work = self._data, self._making.work
+        first = start(self.options, data.shards.width)
+        state, self.steps = load_state(work, first) or (first, 0)
+        self._state = data.devices.replicate(state)
+        self._log = TrainingLog(work, steps_done=self.steps, project=data.project)
+        epochs, steps = divmod(self.steps, data.plan.steps_per_epoch)
+        self.samples_before = epochs * len(data.rows.train) + steps * data.plan.batch_size
 
     def _take(self, batch: Batch) -> None:
         plan = self._data.plan
@@ -105,7 +121,9 @@ class TrainingRun:
                 self._save()
 
     def _end_epoch(self, epoch: int) -> None:
-        checkpoint = self._folded(checkpoint_name(epoch), self._state)
+        path = self._making.work / checkpoint_name(epoch)
+        weights, scaling = self._state.weights, self._data.scaling
+        checkpoint = fold(weights, scaling, config=self._config, path=path)
         sae = SAE(checkpoint)
         self._close_row(
             train_fvu=self._fvu(sae, self._data.measured_train),
@@ -113,6 +131,8 @@ class TrainingRun:
         )
         ended = epoch == self._data.plan.epochs
         kept = self.options.checkpoint_every > 0 and epoch % self.options.checkpoint_every == 0
+        if ended:
+            self._log.require_better_than_mean()
         if ended or kept:
             _publish(checkpoint)
         if ended or kept or self._save_is_due():
@@ -131,6 +151,11 @@ class TrainingRun:
         return time.monotonic() - self._saved >= _SECONDS_BETWEEN_SAVES
 
     def _save(self) -> None:
+        # The losses on record are from before the last update.
+        if not all(
+            bool(jnp.isfinite(leaf).all()) for leaf in self._state.weights if leaf is not None
+        ):
+            raise Diverged(f"a weight became infinite by step {self.steps}: the training diverged")
         self._log.save()
         # Last: from here on these steps are done and are not taken again.
         save_state(self._making.work, self._state, step=self.steps, project=self._data.project)
@@ -141,24 +166,30 @@ class TrainingRun:
             return None
         return share_unexplained(sae, rows, self._data.statistics)
 
-    def _folded(self, name: str, state: State) -> Checkpoint:
-        path = self._making.work / name
-        return fold(state.weights, self._data.scaling, config=self._config, path=path)
+    def _last_good(self) -> str:
+        """Say where the weights that were last saved are, after making them a checkpoint."""
+        try:
+            return self._publish_last_good()
+        except (InputError, OSError) as error:
+            return f"the last good weights cannot be kept: {error}"
 
-    def _keep_last_good(self) -> str:
-        """Publish the weights that were last saved as a checkpoint; say where they are."""
+    def _publish_last_good(self) -> str:
         saved = load_state(self._making.work, start(self.options, self._data.shards.width))
         if saved is None:
             return "there is no checkpoint from before"
         state, step = saved
-        checkpoint = self._folded(_LAST_GOOD.format(step), state)
-        _publish(checkpoint)
-        write_config(self._making.work, self._config)
-        return f"the last good weights, of step {step}, are in {checkpoint.path}"
+        # Beside the output: the next training there, with other options, removes this one's work.
+        folder = self._making.target.with_name(f"{self._making.target.name}_last_good")
+        storage.make_folder(folder)
+        config = replace(self._config, final_checkpoint=_LAST_GOOD, epochs=None)
+        path = folder / _LAST_GOOD
+        _publish(fold(state.weights, self._data.scaling, config=config, path=path))
+        write_config(folder, config)
+        return f"the last good weights, of step {step}, are in {folder}"
 
     def _summary(self) -> dict[str, Any]:
         rows = self._data.rows
-        dead = np.asarray(self._state.since_fired) >= len(rows.train)
+        dead = np.asarray(self._state.since_fired) >= self._units.rows
         return {
             "width": self._config.width,
             "latent_dim": self._config.latent_dim,
@@ -180,8 +211,8 @@ class TrainingRun:
 def library_versions() -> dict[str, str]:
     """Return the versions of the libraries that decide the bits of a training."""
     # Not our own: a release that trains the same must not make every checkpoint stale, and one
-    # that trains otherwise changes the algorithm's version.
-    return {name: importlib.metadata.version(name) for name in ("jax", "numba", "numpy", "optax")}
+    # that trains otherwise changes the algorithm's version. Nor those that only write files.
+    return {name: importlib.metadata.version(name) for name in _DECIDING}
 
 
 def _publish(checkpoint: Checkpoint) -> None:

@@ -12,6 +12,7 @@ from esm_sae.sae import compare_saes
 from esm_sae.sae.plots import plot_comparison
 
 FIGURES = {
+    "project": "runs",
     "latent_dim": 16,
     "encoder": "esmc_test, layer 3, mean rows",
     "test_rows": 30,
@@ -60,6 +61,7 @@ def test_a_row_per_k_in_order_and_where_pca_is_better(metrics, tmp_path):
     folders = {4: metrics(4, fvu=0.3), 2: metrics(2)}
     product = compare_saes(folders, tmp_path / "comparison")
     table = pl.read_parquet(tmp_path / "comparison" / "comparison.parquet")
+    assert pl.read_parquet_metadata(product.path / "comparison.parquet")["project"] == "runs"
     assert table["k"].to_list() == [2, 4]
     assert table["fvu"].to_list() == [0.1, 0.3]
     assert table["untrained_fvu"].to_list() == [None, None]

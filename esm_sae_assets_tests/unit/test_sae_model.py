@@ -130,11 +130,30 @@ def test_products_of_rounded_factors_are_summed_in_float32():
     ]
     one, other = jnp.asarray(one), jnp.asarray(other)
     for found in (
-        combinations(one, other, precision="bfloat16"),
-        projections(one, other.T, precision="bfloat16"),
+        combinations(one, other, "bfloat16"),
+        projections(one, other.T, "bfloat16"),
     ):
         assert found.dtype == np.float32
         np.testing.assert_allclose(found, rounded[0] @ rounded[1], rtol=1e-4, atol=1e-3)
+
+
+def test_the_gradients_products_are_rounded_too():
+    generator = np.random.default_rng(5)
+    one, other, slopes = (
+        jnp.asarray(generator.standard_normal(s), jnp.float32) for s in ((5, 7), (3, 7), (5, 3))
+    )
+
+    def rounded(array):
+        return np.asarray(array.astype(jnp.bfloat16).astype(jnp.float32))
+
+    _, backward = jax.vjp(lambda a, b: projections(a, b, "bfloat16"), one, other)
+    by_one, by_other = backward(slopes)
+    np.testing.assert_allclose(by_one, rounded(slopes) @ rounded(other), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(by_other, rounded(slopes).T @ rounded(one), rtol=1e-5, atol=1e-6)
+    _, backward = jax.vjp(lambda a, b: combinations(a, b, "bfloat16"), slopes, other)
+    by_slopes, by_other = backward(one)
+    np.testing.assert_allclose(by_slopes, rounded(one) @ rounded(other).T, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(by_other, rounded(slopes).T @ rounded(one), rtol=1e-5, atol=1e-6)
 
 
 def test_nothing_here_is_float64():

@@ -1,9 +1,7 @@
 """A whole training: its files, the same bytes, going on after a kill, and refusals."""
 
 import json
-import re
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -12,8 +10,7 @@ import pytest
 from esm_sae.errors import InputError
 from esm_sae.formats.checkpoint import read_checkpoint
 from esm_sae.formats.shards import open_shards
-from esm_sae.sae import TrainOptions, load_checkpoint, train_sae
-from esm_sae.sae import training_run
+from esm_sae.sae import TrainOptions, load_checkpoint, train_sae, train_saes, training_run
 from esm_sae.sae.rows import SplitChoice, split_rows
 
 OPTIONS = TrainOptions(16, 3, batch_size=32, num_epochs=3, learning_rate=1e-2)
@@ -53,7 +50,7 @@ def test_a_training_makes_the_folder_of_the_contract(shards, tmp_path):
     assert (config["width"], config["latent_dim"], config["k"]) == (8, 16, 3)
     assert (config["encoder"], config["layer"], config["pooling"]) == ("esmc_test", 3, "mean")
     assert config["data_fingerprint"] == shards.fingerprint
-    assert set(config["versions"]) == {"jax", "numba", "numpy", "optax"}
+    assert set(config["versions"]) == {*("jax", "jaxlib", "llvmlite", "numba", "numpy", "optax")}
     assert config["final_checkpoint"] == "checkpoint_epoch_3.npy"
     log = pl.read_parquet(tmp_path / "L16_k3" / "metrics.parquet")
     steps = -(-rows // 32)
@@ -130,9 +127,8 @@ def test_a_stopped_training_goes_on_to_the_same_bytes(shards, tmp_path, monkeypa
 KILLED = """
 import os, sys
 import esm_sae.sae.training_run as training_run
-from esm_sae import storage
 from esm_sae.formats.shards import open_shards
-from esm_sae.sae import TrainOptions, train_sae
+from esm_sae.sae import TrainOptions, train_saes
 training_run._SECONDS_BETWEEN_SAVES, training_run._STEPS_PER_ROW = 0.0, 1
 left, original = int(sys.argv[3]), os.replace
 def replace(*arguments, **options):
@@ -142,23 +138,35 @@ def replace(*arguments, **options):
         os.kill(os.getpid(), 9)
     return original(*arguments, **options)
 os.replace = replace
-options = TrainOptions(16, 3, batch_size=32, num_epochs=3, learning_rate=1e-2)
-train_sae(open_shards(sys.argv[1]), sys.argv[2], options)
+options = TrainOptions(
+    16, batch_size=32, num_epochs=3, learning_rate=1e-2, checkpoint_every=1, k=1
+)
+outputs = {k: f"{sys.argv[2]}/L16_k{k}" for k in (3, 5)}
+list(train_saes(open_shards(sys.argv[1]), outputs, options))
 """
 
 
-# Each save replaces the record, then the state: killed before, between, and at the very end.
+# A save replaces the record and the state, at the end of an epoch the checkpoint before; of two k.
 @pytest.mark.usefixtures("saving_always")
-@pytest.mark.parametrize("replaced", [0, 7, 10, 19])
+@pytest.mark.parametrize("replaced", [0, 9, 15, 42, 44])
 def test_another_process_goes_on_from_a_killed_one_to_the_same_bytes(
     shards, tmp_path, python, replaced
 ):
-    target = tmp_path / "killed" / "L16_k3"
-    assert python(KILLED, shards.directory, target, replaced, check=False).returncode == -9
-    assert nothing_published(target)
-    train_sae(shards, target, OPTIONS)
-    whole = train_sae(shards, tmp_path / "whole" / "L16_k3", OPTIONS).product
-    assert files_of(target) == files_of(whole.path)
+    options = replace(OPTIONS, checkpoint_every=1)
+    killed, whole = ({k: tmp_path / name / f"L16_k{k}" for k in (3, 5)} for name in ("a", "b"))
+    # Older outputs, which are there until the new ones take their place.
+    list(train_saes(shards, killed, replace(options, seed=9)))
+    older = {k: files_of(folder) for k, folder in killed.items()}
+    process = python(KILLED, shards.directory, tmp_path / "a", replaced, check=False)
+    assert process.returncode == -9
+    left = {k: files_of(folder) for k, folder in killed.items()}
+    list(train_saes(shards, whole, options))
+    finished = {k: files_of(folder) for k, folder in whole.items()}
+    assert left[5] == older[5]
+    assert left[3] in (older[3], finished[3])
+    list(train_saes(shards, killed, options))
+    assert {k: files_of(folder) for k, folder in killed.items()} == finished
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {"L16_k3", "L16_k5"}
 
 
 def test_a_short_training_is_saved_at_its_end_only(shards, tmp_path, monkeypatch):
@@ -295,16 +303,60 @@ def test_the_last_good_weights_of_a_training_that_diverges_can_be_loaded(
     with monkeypatch.context() as patched:
         patched.setattr(training_run, "take_step", take_step)
         options = replace(OPTIONS, learning_rate=2e-2)
-        with pytest.raises(InputError, match="of step 4, are in") as refused:
+        with pytest.raises(InputError, match=r"of step 4, are in .*L16_k3_last_good") as refused:
             train_sae(shards, older.path, options)
     assert ("rose from" in str(refused.value)) == np.isfinite(wrong)
-    path = Path(re.search(r"are in (.*)\)$", str(refused.value))[1])
-    sae = load_checkpoint(path)
-    assert (sae.config.k, sae.config.width) == (3, 8)
     assert files_of(older.path) == kept
-    # The attempt is there to go on from, and what it kept is not part of its result.
-    product = train_sae(shards, older.path, options).product
-    assert not list(product.path.glob("last_good*"))
+    # Its advice is followed: the next training leaves the last good weights where they are.
+    train_sae(shards, older.path, replace(OPTIONS, learning_rate=1e-3))
+    sae = load_checkpoint(tmp_path / "L16_k3_last_good")
+    assert (sae.config.k, sae.config.width) == (3, 8)
+
+
+@pytest.mark.parametrize("rate", [1.0, 10.0, 100.0])
+def test_a_rate_that_ruins_the_training_from_the_start_is_no_success(shards, tmp_path, rate):
+    with pytest.raises(InputError, match=f"diverged; train with a learning rate below {rate:g}"):
+        train_sae(shards, tmp_path / "L16_k3", replace(OPTIONS, learning_rate=rate))
+    assert nothing_published(tmp_path / "L16_k3")
+
+
+@pytest.mark.usefixtures("saving_always")
+def test_weights_that_the_last_update_broke_are_not_saved(shards, tmp_path, monkeypatch):
+    """The losses on record are from before it."""
+    taken, original = 0, training_run.take_step
+
+    def take_step(*arguments, **options):
+        nonlocal taken
+        taken += 1
+        state, figures = original(*arguments, **options)
+        if taken == 4:
+            broken = state.weights._replace(pre_bias=state.weights.pre_bias * np.nan)
+            state = state._replace(weights=broken)
+        return state, figures
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training_run, "take_step", take_step)
+        with pytest.raises(
+            InputError, match=r"a weight became infinite by step 4.* of step 3, are"
+        ):
+            train_sae(shards, tmp_path / "L16_k3", OPTIONS)
+    assert not train_sae(shards, tmp_path / "L16_k3", OPTIONS).product.unchanged
+
+
+@pytest.mark.usefixtures("saving_always")
+@pytest.mark.parametrize("name", ["train_state.safetensors", "metrics.parquet"])
+def test_what_cannot_be_gone_on_from_ends_one_k_and_is_named(shards, tmp_path, monkeypatch, name):
+    outputs = {k: tmp_path / f"L16_k{k}" for k in (3, 5)}
+    with monkeypatch.context() as patched:
+        dying_at_step(patched, 4)
+        with pytest.raises(KeyboardInterrupt):
+            list(train_saes(shards, outputs, OPTIONS))
+    (damaged,) = tmp_path.glob(f".L16_k3.*.work/{name}")
+    damaged.write_bytes(b"damaged")
+    done = []
+    with pytest.raises(InputError, match=f"{name}: cannot be .*remove .* and train again"):
+        done.extend(result.k for result in train_saes(shards, outputs, OPTIONS))
+    assert done == [5]
 
 
 def test_a_damaged_shard_stops_the_training(make_shards, tmp_path):

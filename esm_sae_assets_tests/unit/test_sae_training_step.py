@@ -147,8 +147,9 @@ def test_the_learning_rate_rises_stays_and_falls_and_is_never_0():
         TrainOptions(L, 3, tied=True),
         TrainOptions(L, 3, normalize=True),
         TrainOptions(L, 3, latent_bias=False, aux_alpha=0.0),
+        TrainOptions(L, 3, precision="bfloat16"),
     ],
-    ids=["plain", "tied", "normalize", "no bias, no auxiliary loss"],
+    ids=["plain", "tied", "normalize", "no bias, no auxiliary loss", "bfloat16"],
 )
 def test_both_formulations_take_the_same_steps(options):
     """From one state with dead latents: states that training has driven apart say nothing."""
@@ -163,10 +164,12 @@ def test_both_formulations_take_the_same_steps(options):
             state, figures = step(state, batch, mask)
         ends.append((state, figures))
     (one, figures), (other, of_other) = ends
+    # Of bfloat16 factors the sparse formulation has fewer.
+    close = 1e-5 if options.precision == "float32" else 1e-2
     for name, a, b in zip(figures._fields, figures, of_other, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(a, b, rtol=10 * close, atol=close / 10, err_msg=name)
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(a, b, rtol=100 * close, atol=close)
 
 
 def test_a_gradient_far_too_large_moves_the_weights_no_further_than_a_small_one():

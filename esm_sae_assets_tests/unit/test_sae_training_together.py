@@ -1,13 +1,18 @@
 """Several k in one pass: each as if alone, and what happens when one fails."""
 
+import errno
+import os
 from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
 
 from esm_sae.errors import InputError
 from esm_sae.formats.shards import EmbeddingShards, open_shards
 from esm_sae.sae import TrainOptions, train_sae, train_saes, training_run
+from esm_sae.sae.devices import Devices
+from esm_sae.sae.rows import SplitChoice, split_rows
 
 OPTIONS = TrainOptions(16, batch_size=32, num_epochs=3, learning_rate=1e-2, k=2)
 KS = (2, 3, 5)
@@ -141,3 +146,89 @@ def test_all_k_are_looked_at_before_anything_is_made(shards, tmp_path):
     with pytest.raises(InputError, match="k is 17 with 16 latents"):
         list(train_saes(shards, outputs(tmp_path, (2, 17)), OPTIONS))
     assert list(tmp_path.glob("L16*")) == []
+
+
+@pytest.mark.parametrize("writer", ["save_state", "write_config"])
+def test_a_disk_full_for_one_leaves_the_others_and_is_gone_on_from(
+    saving_always, shards, tmp_path, alone, monkeypatch, writer
+):
+    """Whether it shows at a save or only when the folder is published."""
+    original, written = getattr(training_run, writer), 0
+
+    def write(folder, *arguments, **options):
+        nonlocal written
+        if "L16_k3" in folder.name:
+            written += 1
+            if written > 2 or writer == "write_config":
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return original(folder, *arguments, **options)
+
+    done = []
+    with monkeypatch.context() as patched:
+        patched.setattr(training_run, writer, write)
+        with pytest.raises(InputError, match=r"L16_k3: cannot be written \(No space left"):
+            done.extend(result.k for result in train_saes(shards, outputs(tmp_path), OPTIONS))
+    assert done == [2, 5]
+    again = {result.k: result.samples for result in train_saes(shards, outputs(tmp_path), OPTIONS)}
+    whole = 3 * len(split_rows(shards, SplitChoice(None, 0)).train)
+    assert 0 <= again[3] < whole
+    assert all_files(tmp_path) == alone
+
+
+def test_two_k_with_one_folder_are_refused(shards, tmp_path):
+    outputs = {2: tmp_path / "x", 3: tmp_path / "y" / ".." / "x"}
+    with pytest.raises(InputError, match="is the output of k = 2 and of k = 3"):
+        list(train_saes(shards, outputs, OPTIONS))
+
+
+def test_a_finished_k_is_free_while_the_consumer_takes_its_time(shards, tmp_path):
+    results = train_saes(shards, outputs(tmp_path), OPTIONS)
+    assert next(results).k == 2
+    assert train_sae(shards, tmp_path / "L16_k2", replace(OPTIONS, k=2)).product.unchanged
+    assert [result.k for result in results] == [3, 5]
+    again = train_saes(shards, outputs(tmp_path), OPTIONS)
+    assert next(again).product.unchanged
+    assert train_sae(shards, tmp_path / "L16_k2", replace(OPTIONS, k=2)).product.unchanged
+
+
+@pytest.mark.parametrize("resident", [False, True])
+def test_one_accelerator_reaches_the_loss_of_a_cpu_and_goes_on_after_a_stop(
+    saving_always, shards, tmp_path, alone, monkeypatch, resident
+):
+    """Dense, with batches put on the device or rows that stay there; forced on a CPU."""
+    monkeypatch.setattr(Devices, "here", lambda: Devices("gpu", 1))
+    monkeypatch.setattr("esm_sae.sae.reading.fit_on_device", lambda shards, rows: resident)
+    list(train_saes(shards, outputs(tmp_path / "whole"), OPTIONS))
+    taken, original = 0, training_run.take_step
+
+    def take_step(*arguments, **options):
+        nonlocal taken
+        taken += 1
+        if taken > 10:
+            raise KeyboardInterrupt
+        return original(*arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training_run, "take_step", take_step)
+        with pytest.raises(KeyboardInterrupt):
+            list(train_saes(shards, outputs(tmp_path), OPTIONS))
+    list(train_saes(shards, outputs(tmp_path), OPTIONS))
+    assert all_files(tmp_path) == all_files(tmp_path / "whole")
+    for k in KS:
+        dense, sparse = (
+            pl.read_parquet(root / f"L16_k{k}" / "metrics.parquet")
+            for root in (tmp_path, tmp_path / "alone")
+        )
+        for column in ("loss", "train_fvu", "validation_fvu"):
+            np.testing.assert_allclose(dense[column], sparse[column], rtol=1e-4)
+
+
+def test_bfloat16_products_train_as_well_to_rounding(shards, tmp_path, alone):
+    list(train_saes(shards, outputs(tmp_path), replace(OPTIONS, precision="bfloat16")))
+    for k in KS:
+        one, other = (
+            pl.read_parquet(root / f"L16_k{k}" / "metrics.parquet")["train_fvu"][-1]
+            for root in (tmp_path, tmp_path / "alone")
+        )
+        assert one != other
+        np.testing.assert_allclose(one, other, rtol=0.05)

@@ -3,8 +3,11 @@
 import json
 
 import numpy as np
+import polars as pl
 import pytest
+from safetensors import safe_open
 
+from esm_sae.formats.npy_dict import load_npy_dict
 from esm_sae.train import main
 
 
@@ -56,7 +59,7 @@ def test_every_option_reaches_the_training(bare, tmp_path, capsys):
         seed=4,
         output=output,
     )
-    line += ["--tied", "--normalize", "--quiet"]
+    line += ["--tied", "--normalize", "--no_latent_bias", "--precision", "bfloat16", "--quiet"]
     assert main(line) == 0
     config = json.loads((output / "config.json").read_text())
     assert (config["k"], config["tied"], config["normalize"], config["seed"]) == (3, True, True, 4)
@@ -64,10 +67,39 @@ def test_every_option_reaches_the_training(bare, tmp_path, capsys):
     assert (training["batch_size"], training["learning_rate"]) == (30, 0.01)
     assert (training["aux_k"], training["aux_alpha"], config["epochs"]) == (5, 0.5, 2)
     assert training["split"]["seed"] == 2
+    assert (config["latent_bias"], training["precision"]) == (False, "bfloat16")
     assert (output / "checkpoint_epoch_1.npy").is_file()
     capsys.readouterr()
     assert main(line) == 0
     assert "unchanged" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore:.*are unknown:UserWarning")
+def test_several_k_are_trained_at_once_into_folders_of_their_own(bare, tmp_path, capsys):
+    line = [*required(bare, num_epochs=1, output=tmp_path / "out"), "--topk", "5", "3", "--quiet"]
+    assert main(line) == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"L16_k3", "L16_k5"}
+    printed = capsys.readouterr().out
+    assert printed.index("L16_k3") < printed.index("L16_k5")
+    assert main([*line, "--topk", "3", "5", "8"]) == 0
+    assert capsys.readouterr().out.count("unchanged") == 2
+
+
+@pytest.mark.filterwarnings("ignore:.*are unknown:UserWarning")
+def test_the_project_is_in_every_file_and_on_wish_in_the_folder(bare, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    line = required(bare, project="my runs", num_epochs=1, topk=3)
+    assert main([*line, "--project_folder", "--quiet"]) == 0
+    folder = tmp_path / "data" / "my runs" / "L16_k3"
+    assert json.loads((folder / "config.json").read_text())["project"] == "my runs"
+    assert load_npy_dict(folder / "checkpoint_epoch_1.npy")["config"]["project"] == "my runs"
+    assert pl.read_parquet_metadata(folder / "metrics.parquet")["project"] == "my runs"
+    with safe_open(folder / "train_state.safetensors", "numpy") as state:
+        assert state.metadata() == {"project": "my runs"}
+    assert main([*line, "--quiet"]) == 0
+    assert (tmp_path / "data" / "L16_k3" / "config.json").is_file()
+    assert main([*line, "--project_folder", "--output", "out", "--quiet"]) == 0
+    assert (tmp_path / "out" / "my runs" / "L16_k3" / "config.json").is_file()
 
 
 @pytest.mark.filterwarnings("ignore:.*are unknown:UserWarning")
@@ -89,6 +121,13 @@ def test_what_cannot_be_used_is_one_line_and_status_2(bare, tmp_path, capsys, ch
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*are unknown:UserWarning")
+@pytest.mark.parametrize("project", ["../x", "..", "a/b", "/x"])
+def test_a_project_that_names_no_folder_is_refused_as_one(bare, capsys, project):
+    assert main([*required(bare, project=project, topk=3), "--project_folder"]) == 2
+    assert f"--project '{project}' cannot be the name of a folder" in capsys.readouterr().err
 
 
 def test_shards_of_two_widths_are_refused(bare, tmp_path, capsys):
