@@ -1,13 +1,13 @@
 """Which materialisations are current: there, made by this code, and newer than their inputs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import dagster as dg
 
 from esm_sae.formats.manifest import in_place, read_manifest
 from esm_sae_assets.metadata import MANIFEST_KEY
-
-_CODE_VERSION, _DATA_VERSION = "dagster/code_version", "dagster/data_version"
+from esm_sae_assets.partition_ranges import CODE_VERSION_TAG, DATA_VERSION_TAG, contiguous
 
 
 @dataclass(frozen=True)
@@ -18,10 +18,9 @@ class Target:
     partition: str | None
 
     @property
-    def label(self) -> str:
-        """The asset's name with its partition."""
-        name = self.key.to_user_string()
-        return f"{name} [{self.partition}]" if self.partition else name
+    def name(self) -> str:
+        """The asset's name."""
+        return self.key.to_user_string()
 
 
 def targets_in_order(defs: dg.Definitions) -> list[Target]:
@@ -35,6 +34,24 @@ def targets_in_order(defs: dg.Definitions) -> list[Target]:
     return targets
 
 
+def runs_of(targets: Sequence[Target], defs: dg.Definitions) -> list[list[Target]]:
+    """Group targets of one asset into runs.
+
+    Where the asset makes several partitions in one run, neighbouring ones go together, as in a
+    backfill; else each target has its own.
+    """
+    if not targets:
+        return []
+    key = targets[0].key
+    node = defs.resolve_asset_graph().get(key)
+    policy = node.backfill_policy
+    if node.partitions_def is None or policy is None or policy.max_partitions_per_run is not None:
+        return [[target] for target in targets]
+    wanted = [target.partition for target in targets if target.partition is not None]
+    groups = contiguous(wanted, node.partitions_def.get_partition_keys())
+    return [[Target(key, name) for name in group] for group in groups]
+
+
 def is_current(target: Target, defs: dg.Definitions, instance: dg.DagsterInstance) -> bool:
     """Whether a target's output is complete, of this code version, and newer than its inputs."""
     record = _latest(target, instance)
@@ -42,7 +59,7 @@ def is_current(target: Target, defs: dg.Definitions, instance: dg.DagsterInstanc
         return False
     made = record.asset_materialization
     node = defs.resolve_asset_graph().get(target.key)
-    if (made.tags or {}).get(_CODE_VERSION) != node.code_version or not _is_in_place(made):
+    if (made.tags or {}).get(CODE_VERSION_TAG) != node.code_version or not _is_in_place(made):
         return False
     inputs = [_latest(each, instance) for each in _inputs_of(target, defs)]
     return all(each is not None and each.storage_id < record.storage_id for each in inputs)
@@ -56,7 +73,7 @@ def _is_in_place(made: dg.AssetMaterialization) -> bool:
     manifest = read_manifest(path)
     if manifest is None or not in_place(manifest, path):
         return False
-    return manifest.data_version == (made.tags or {}).get(_DATA_VERSION)
+    return manifest.data_version == (made.tags or {}).get(DATA_VERSION_TAG)
 
 
 def _inputs_of(target: Target, defs: dg.Definitions) -> list[Target]:

@@ -1,5 +1,6 @@
 """The code location: all assets, jobs and resources, built from the settings."""
 
+import warnings
 from typing import Any
 
 import dagster as dg
@@ -30,26 +31,38 @@ def build_defs(settings: Settings | None = None, **overrides: Any) -> dg.Definit
         settings = load_settings(**overrides)
     elif overrides:
         raise TypeError("give settings or overrides, not both")
+    chosen = settings.embedding
+    encoder = EncoderResource(
+        name=chosen.encoder,
+        weights=chosen.weights,
+        device=chosen.device,
+        precision=chosen.precision,
+    )
+    untrained_encoder = EncoderResource(
+        name=settings.untrained_encoder, device=chosen.device, precision=chosen.precision
+    )
     return dg.Definitions(
-        assets=[
+        assets=_assets(settings),
+        jobs=JOBS,
+        resources={
+            "data": DataRoot(root=str(settings.root), latent_dim=settings.sae.latent_dim),
+            "encoder": encoder,
+            "untrained_encoder": untrained_encoder,
+        },
+    )
+
+
+def _assets(settings: Settings) -> list[dg.AssetsDefinition]:
+    # Whoever loads the definitions need not hear that backfill policies are in beta.
+    with warnings.catch_warnings(action="ignore", category=dg.BetaWarning):
+        return [
             *sequence_assets(settings),
             *embedding_assets(settings),
             *sae_assets(settings),
             *cluster_assets(settings),
             *analysis_assets(settings),
             *report_assets(settings),
-        ],
-        jobs=JOBS,
-        resources={
-            "data": DataRoot(root=str(settings.root), latent_dim=settings.sae.latent_dim),
-            "encoder": EncoderResource(
-                name=settings.embedding.encoder,
-                weights=settings.embedding.weights,
-                device=settings.embedding.device,
-                precision=settings.embedding.precision,
-            ),
-        },
-    )
+        ]
 
 
 defs = build_defs()

@@ -6,23 +6,30 @@ in the order of the graph, each for all its partitions. What is there and curren
 
 import argparse
 import importlib.resources
+import itertools
+import operator
 import os
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import dagster as dg
 
 from esm_sae import storage
 from esm_sae.errors import InputError
-from esm_sae_assets.currency import Target, is_current, targets_in_order
+from esm_sae_assets.currency import Target, is_current, runs_of, targets_in_order
 from esm_sae_assets.definitions import build_defs
 from esm_sae_assets.settings import Settings, load_settings
 from esm_sae_assets.summary import summarise
 
 INSTANCE_FOLDER = ".dagster"
+
+_RANGE_START_TAG = "dagster/asset_partition_range_start"
+_RANGE_END_TAG = "dagster/asset_partition_range_end"
+_ROWS = "dagster/row_count"
 
 
 @dataclass(frozen=True)
@@ -84,37 +91,44 @@ def run_graph(settings: Settings, instance: dg.DagsterInstance) -> Outcome:
     """Materialise every asset partition that is missing or older than what it is made from.
 
     Raises:
-        dg.Failure: a step failed; nothing after it is run.
+        dg.Failure: a step failed; nothing after it is run, what it had finished stays.
     """
     started = time.monotonic()
     defs = build_defs(settings)
     targets = targets_in_order(defs)
     materialised = 0
-    for number, target in enumerate(targets, start=1):
-        if is_current(target, defs, instance):
-            continue
-        _say(f"[{number}/{len(targets)}] {target.label}")
-        _materialise(target, defs, instance)
-        materialised += 1
+    for _, partitions in itertools.groupby(targets, operator.attrgetter("key")):
+        outdated = [target for target in partitions if not is_current(target, defs, instance)]
+        for run in runs_of(outdated, defs):
+            _say(f"[{targets.index(run[0]) + 1}/{len(targets)}] {_label(run)}")
+            _materialise(run, defs, instance)
+            materialised += len(run)
     return Outcome(materialised, len(targets) - materialised, time.monotonic() - started)
 
 
-def _materialise(target: Target, defs: dg.Definitions, instance: dg.DagsterInstance) -> None:
+def _label(run: Sequence[Target]) -> str:
+    names = [target.partition for target in run if target.partition is not None]
+    return f"{run[0].name} [{', '.join(names)}]" if names else run[0].name
+
+
+def _materialise(run: Sequence[Target], defs: dg.Definitions, instance: dg.DagsterInstance) -> None:
     started = time.monotonic()
+    key, first, last = run[0].key, run[0].partition, run[-1].partition
+    over = {} if len(run) == 1 else {_RANGE_START_TAG: str(first), _RANGE_END_TAG: str(last)}
     result = dg.materialize(
         list(defs.assets or []),  # pyright: ignore[reportArgumentType]
-        selection=[target.key],
-        partition_key=target.partition,
+        selection=[key],
+        partition_key=first if len(run) == 1 else None,
         resources=dict(defs.resources or {}),
         instance=instance,
         # Everything is in the instance's event log; a terminal shows the progress bars.
         run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-        tags={"esm_sae/launched_by": "demo"},
+        tags={"esm_sae/launched_by": "demo", **over},
         raise_on_error=True,
     )
-    event = result.asset_materializations_for_node(target.key.path[-1])[0]
-    rows = event.metadata.get("dagster/row_count")
-    counted = f"{rows.value:>12,} rows" if rows is not None else ""
+    events = result.asset_materializations_for_node(key.path[-1])
+    rows = [cast(int, event.metadata[_ROWS].value) for event in events if _ROWS in event.metadata]
+    counted = f"{sum(rows):>12,} rows" if rows else ""
     _say(f"{'':8}{time.monotonic() - started:6.1f} s {counted}")
 
 

@@ -5,6 +5,8 @@ The whole pipeline is a backfill over all assets, or ``python -m esm_sae_assets.
 
 import dagster as dg
 
+_MEASURED = dg.AssetSelection.assets("sae_metrics", "sae_comparison")
+
 JOBS = [
     dg.define_asset_job(
         "sample_sequences",
@@ -22,9 +24,14 @@ JOBS = [
         description="Taxon clusters with embeddings, and density clusters.",
     ),
     dg.define_asset_job(
-        "train_and_analyse",
-        selection=dg.AssetSelection.assets("sae_checkpoint", "sae_metrics")
+        "train_autoencoders",
+        selection=dg.AssetSelection.groups("sae") - _MEASURED,
+        description="Autoencoders, those of a range of k in one run; launch as a backfill over k.",
+    ),
+    dg.define_asset_job(
+        "analyse_autoencoders",
+        selection=dg.AssetSelection.assets("sae_metrics")
         | dg.AssetSelection.groups("analysis", "report"),
-        description="Autoencoder, metrics, analysis and report; launch as a backfill over k.",
+        description="Metrics, analysis and report; launch as a backfill over k.",
     ),
 ]

@@ -30,6 +30,11 @@ class DataRoot(dg.ConfigurableResource):
         return self.path("embeddings3")
 
     @property
+    def untrained_shards(self) -> Path:
+        """The folder of the untrained encoder's shards."""
+        return self.path("embeddings_untrained")
+
+    @property
     def taxonomy_clusters(self) -> Path:
         """The table of taxon clusters."""
         return self.path("taxonomy_clusters.parquet")
@@ -49,9 +54,10 @@ class DataRoot(dg.ConfigurableResource):
         """The table of density clusters."""
         return self.path("embedding_clusters.parquet")
 
-    def sae(self, k: int) -> Path:
+    def sae(self, k: int, variant: str = "") -> Path:
         """Return the folder of an autoencoder's checkpoints."""
-        return self.path(f"L{self.latent_dim}_k{k}")
+        name = f"L{self.latent_dim}_k{k}"
+        return self.path(f"{name}_{variant}" if variant else name)
 
     def metrics(self, k: int) -> Path:
         """Return the folder of an autoencoder's metrics."""

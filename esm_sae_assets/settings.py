@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from esm_sae.embedding.encoders import encoder_names, untrained_name
 from esm_sae.errors import InputError
 
 _MOST = 2**31 - 1
@@ -111,6 +112,26 @@ class SAESettings(_Section):
     """Passes over the training rows."""
     learning_rate: float = Field(default=1e-3, gt=0)
     """Peak learning rate of Adam."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the matrix products; sums and weights are float32 in either."""
+    aux_alpha: float = Field(default=1 / 32, ge=0, allow_inf_nan=False)
+    """Weight of the auxiliary loss (AuxK), which revives dead latents; 0 switches it off."""
+    aux_k: int | None = Field(default=None, ge=1, le=_MOST)
+    """Dead latents that take part in it for a row; none: half the width of a row."""
+    latent_bias: bool = True
+    """Whether the latents' bias is trained; else it stays 0."""
+    tied: bool = False
+    """Whether the encoder stays the decoder's transpose."""
+    normalize: bool = False
+    """Whether each row is z-scored before it is encoded."""
+    checkpoint_every: int = Field(default=0, ge=0)
+    """Epochs between the checkpoints kept beside the final one; 0: only the final one."""
+    project: str = ""
+    """Name of the group of runs, kept in every checkpoint's config."""
+    replicate: bool = False
+    """Whether each autoencoder is trained once more, with another seed."""
+    untrained_baseline: bool = False
+    """Whether autoencoders of the untrained encoder's rows are trained to compare with."""
 
     @field_validator("ks", mode="before")
     @classmethod
@@ -180,6 +201,11 @@ class Settings(_Section):
         return math.ceil(size / self.embedding.sequences_per_shard)
 
     @property
+    def untrained_encoder(self) -> str:
+        """Name of the encoder's untrained twin."""
+        return untrained_name(self.embedding.encoder)
+
+    @property
     def root(self) -> Path:
         """The data root as an absolute path."""
         return Path(self.data_root).expanduser().resolve()
@@ -202,11 +228,13 @@ def load_settings(environment: Mapping[str, str] | None = None, **overrides: Any
     _overlay(content, _from_environment(variables))
     _overlay(content, overrides)
     try:
-        return Settings.model_validate({**content, "profile": profile})
+        settings = Settings.model_validate({**content, "profile": profile})
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
         raise InputError(f"settings: {name} = {first['input']!r}: {first['msg']}") from None
+    _require_untrained_encoder(settings)
+    return settings
 
 
 def code_version(algorithm: int, *values: Any) -> str:
@@ -223,6 +251,15 @@ def profile_names() -> list[str]:
     """Return the names of the profiles that come with the package."""
     folder = importlib.resources.files("esm_sae_assets") / "profiles"
     return sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def _require_untrained_encoder(settings: Settings) -> None:
+    if settings.sae.untrained_baseline and settings.untrained_encoder not in encoder_names():
+        raise InputError(
+            f"settings: sae.untrained_baseline = True: encoder '{settings.embedding.encoder}' has "
+            f"no untrained twin; register '{settings.untrained_encoder}', or set "
+            f"{_PREFIX}SAE_UNTRAINED_BASELINE=false"
+        )
 
 
 def _read_profile(name: str) -> dict[str, Any]:

@@ -31,7 +31,10 @@ def summarise(settings: Settings) -> str:
     return "\n".join(lines)
 
 
-_HEADINGS = ["k", "L", "FVU held out", "FVU of PCA", "mean L0", "dead latents"]
+_HEADINGS = [
+    *("k", "L", "FVU held out", "of PCA", "of a random dictionary", "of an untrained encoder"),
+    *("mean L0", "dead latents"),
+]
 
 
 def _figures(data: DataRoot, k: int) -> list[str]:
@@ -41,6 +44,8 @@ def _figures(data: DataRoot, k: int) -> list[str]:
         f"{data.latent_dim}",
         f"{metrics['fvu']:.4f}",
         f"{metrics['pca_fvu']:.4f}",
+        f"{metrics['random_dictionary_fvu']:.4f}",
+        "-" if metrics["untrained_fvu"] is None else f"{metrics['untrained_fvu']:.4f}",
         f"{metrics['l0_mean']:.1f}",
         f"{metrics['dead_share']:.1%}",
     ]

@@ -221,9 +221,8 @@ def load_encoder(
     """Load an encoder by its name.
 
     Args:
-        name: ``esmc_300m``, ``esmc_600m``, ``esmc_demo`` (bundled weights),
-            ``esmc_demo_untrained`` (seeded random weights, to compare with) or one that was
-            registered.
+        name: ``esmc_300m``, ``esmc_600m``, ``esmc_demo`` (bundled weights), one of these with
+            ``_untrained`` (seeded random weights, to compare with) or one that was registered.
         weights: path of a ``.pth`` or ``.safetensors`` file; None takes those that belong to
             the name, from the model hub where they are not part of the package.
         device: such as ``"cpu"`` or ``"cuda:0"``; None takes a CUDA device where there is one.
@@ -245,6 +244,11 @@ def load_encoder(
     elif precision == "bfloat16" and chosen.type == "cpu" and not _cpu_has_bfloat16():
         LOGGER.warning("this CPU has no instructions for bfloat16; float32 is faster on it")
     return Encoder(name, _BUILDERS[name](weights, chosen), device=chosen, precision=precision)
+
+
+def untrained_name(name: str) -> str:
+    """Return the name of an encoder's untrained twin: its size, with seeded random weights."""
+    return f"{name}_untrained"
 
 
 def known_size(name: str) -> Size | None:
@@ -360,16 +364,20 @@ def _from_hub(model: str) -> tuple[list[str], str]:
 
 
 _DEMO_SIZE = Size(width=256, heads=4, blocks=3)
-_SIZES = {
+_TRAINED_SIZES = {
     "esmc_300m": Size(width=960, heads=15, blocks=30),
     "esmc_600m": Size(width=1152, heads=18, blocks=36),
     "esmc_demo": _DEMO_SIZE,
-    "esmc_demo_untrained": _DEMO_SIZE,
 }
+_UNTRAINED_SIZES = {untrained_name(name): size for name, size in _TRAINED_SIZES.items()}
+_SIZES = _TRAINED_SIZES | _UNTRAINED_SIZES
 
 _BUILDERS: dict[str, Builder] = {
     "esmc_300m": functools.partial(_esmc, size=_SIZES["esmc_300m"], hub=_from_hub("esmc-300m")),
     "esmc_600m": functools.partial(_esmc, size=_SIZES["esmc_600m"], hub=_from_hub("esmc-600m")),
     "esmc_demo": _demo,
-    "esmc_demo_untrained": functools.partial(_esmc, size=_DEMO_SIZE, hub=None),
+    **{
+        name: functools.partial(_esmc, size=size, hub=None)
+        for name, size in _UNTRAINED_SIZES.items()
+    },
 }

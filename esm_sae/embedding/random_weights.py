@@ -1,4 +1,4 @@
-"""Seeded random weights: an untrained copy of the demo encoder, to compare with."""
+"""Seeded random weights: an untrained twin of an encoder, to compare with."""
 
 import math
 import zlib

@@ -124,7 +124,54 @@ def embedding_assets(settings: Settings) -> list[dg.AssetsDefinition]:
                 rows_are=provenance.describe(),
             )
 
-    return [embedding_shards, embedding_manifest]
+    return [embedding_shards, embedding_manifest, *_untrained_assets(settings)]
+
+
+def _untrained_assets(settings: Settings) -> list[dg.AssetsDefinition]:
+    chosen = settings.embedding
+
+    class UntrainedConfig(dg.Config):
+        seed: int = settings.seed
+        """Which residues are kept, where rows are residues."""
+
+    @dg.asset(
+        group_name=GROUP,
+        owners=OWNERS,
+        kinds={"torch", "numpy"},
+        deps=[chosen.sample],
+        pool=GPU_POOL,
+        op_tags=GPU_OP_TAGS,
+        code_version=code_version(
+            1, chosen.model_dump(exclude={"device"}), chosen.device_kind, settings.seed
+        ),
+    )
+    def untrained_embeddings(
+        config: UntrainedConfig, data: DataRoot, untrained_encoder: EncoderResource
+    ) -> dg.MaterializeResult:
+        """The rows of ``embedding_shards`` as the encoder gives them with random weights.
+
+        What can be found in them is not owed to what the encoder learned.
+        """
+        with metadata.materializing() as clock:
+            model = untrained_encoder.load()
+            product = embedding.embed_fasta(
+                data.sample(chosen.sample),
+                data.untrained_shards,
+                encoder=model,
+                options=embedding_options(settings, config.seed),
+                sequences_per_shard=chosen.sequences_per_shard,
+            )
+            provenance = provenance_of(product.manifest.determinants)
+            return metadata.result(
+                product,
+                clock,
+                rows=product.manifest.summary["rows"],
+                rows_are=provenance.describe(),
+                **metadata.peak_device_memory(model.device),
+                seed=config.seed,
+            )
+
+    return [untrained_embeddings] if settings.sae.untrained_baseline else []
 
 
 def embedding_options(settings: Settings, seed: int) -> "embedding.EmbeddingOptions":

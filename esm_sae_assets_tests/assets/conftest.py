@@ -6,11 +6,10 @@ from esm_sae_assets.settings import load_settings
 
 
 def small_settings(source, root, **overrides):
-    """The demo's graph, small enough for a test, on an encoder of which results must warn."""
+    """The demo's graph, small enough for a test."""
     sections = {
         "samples": {"small_size": 200},
         "embedding": {
-            "encoder": "esmc_demo_untrained",
             "sequences_per_shard": 100,
             "residues_per_protein": 4,
         },

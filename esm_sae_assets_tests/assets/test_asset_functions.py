@@ -12,6 +12,8 @@ from esm_sae_assets.definitions import build_defs
 PARTITIONED = {
     "embedding_shards": "0000-of-0002",
     "sae_checkpoint": "4",
+    "sae_replicate": "4",
+    "sae_untrained": "4",
     "sae_metrics": "4",
     "feature_activations": "4",
     "feature_taxonomy": "4",
@@ -23,6 +25,7 @@ UNPARTITIONED = [
     "uniref50_10M_sample",
     "uniref50_1M_sample",
     "embedding_manifest",
+    "untrained_embeddings",
     "sae_comparison",
     "taxonomy_clusters",
     "sampled_sequences",
@@ -47,7 +50,10 @@ def test_called_directly_on_the_same_inputs_it_says_unchanged(small_graph, name)
         ("uniref50_10M_sample", "no source of sequences was provided"),
         ("embedding_shards", "uniref50_1M_sample.fasta: no such file"),
         ("embedding_manifest", "embeddings3: no such directory"),
+        ("untrained_embeddings", "uniref50_1M_sample.fasta: no such file"),
         ("sae_checkpoint", "embeddings3: no such directory"),
+        ("sae_replicate", "embeddings3: no such directory"),
+        ("sae_untrained", "embeddings_untrained: no such directory"),
         ("embedded_clusters", "sampled_sequences.json: no such file"),
         ("feature_activations", "L64_k4"),
     ],
@@ -117,7 +123,11 @@ def _call(settings, name):
     arguments = {key: defs.resources[key] for key in parameters if key in defs.resources}
     if "config" in parameters:
         arguments["config"] = parameters["config"].annotation()
-    if "context" in parameters:
-        with dg.build_asset_context(partition_key=PARTITIONED[name]) as context:
-            return asset(context, **arguments)
-    return asset(**arguments)
+    if "context" not in parameters:
+        return asset(**arguments)
+    with dg.build_asset_context(partition_key=PARTITIONED[name]) as context:
+        returned = asset(context, **arguments)
+        if not inspect.isgenerator(returned):
+            return returned
+        (only,) = returned
+        return only

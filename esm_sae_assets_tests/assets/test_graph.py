@@ -12,15 +12,15 @@ from esm_sae_assets.currency import Target, is_current, targets_in_order
 from esm_sae_assets.definitions import build_defs
 from esm_sae_assets.demo import run_graph
 
-# 10 unpartitioned assets, 2 shards, 6 assets for each of 2 values of k.
-TARGETS = 10 + 2 + 6 * 2
+# 11 unpartitioned assets, 2 shards, 8 assets for each of 2 values of k.
+TARGETS = 11 + 2 + 8 * 2
 
 
 def test_every_asset_partition_is_materialised(small_graph):
     settings, instance, outcome = small_graph
     assert (outcome.materialised, outcome.current) == (TARGETS, 0)
     for target in targets_in_order(build_defs(settings)):
-        assert is_current(target, build_defs(settings), instance), target.label
+        assert is_current(target, build_defs(settings), instance), target
 
 
 def test_outputs_have_the_names_of_the_design(small_graph):
@@ -35,11 +35,15 @@ def test_outputs_have_the_names_of_the_design(small_graph):
         "embeddings3/embeddings_0000-of-0002.json",
         "embeddings3/means_0001-of-0002.npy",
         "embeddings3/manifest.json",
+        "embeddings_untrained/embeddings_0000-of-0002.npy",
+        "embeddings_untrained/manifest.json",
         "L64_k4/checkpoint_epoch_2.npy",
         "L64_k4/config.json",
         "L64_k4/metrics.parquet",
         "L64_k4/train_state.safetensors",
         "L64_k8/metrics/metrics.json",
+        "L64_k8_replicate/checkpoint_epoch_2.npy",
+        "L64_k8_untrained/checkpoint_epoch_2.npy",
         "comparison/comparison.parquet",
         "taxonomy_clusters.parquet",
         "cluster_statistics.json",
@@ -66,7 +70,7 @@ def test_the_parts_fit_one_another(small_graph):
     assert dense.shape == (32, 64)
     assert (np.count_nonzero(dense, axis=1) <= 4).all()
     assert sae.config.data_fingerprint == shards.fingerprint
-    assert sae.config.encoder == "esmc_demo_untrained"
+    assert sae.config.encoder == "esmc_demo"
     summary = pl.read_parquet(settings.root / "analysis/L64_k4/feature_summary.parquet")
     assert summary["latent"].to_list() == list(range(64))
     sample = pl.read_parquet(settings.root / "uniref50_1M_sample.index.parquet")
@@ -75,14 +79,33 @@ def test_the_parts_fit_one_another(small_graph):
     assert sum(map(len, _json(settings, "embedding_clusters.json").values())) == len(sample)
 
 
-def test_an_untrained_encoder_is_named_wherever_results_are_shown(small_graph):
+def test_a_small_encoder_is_named_wherever_results_are_shown(small_graph):
     settings, instance, _ = small_graph
-    note = "untrained"
+    note = "a small demonstration model"
     assert note in (settings.root / "embeddings3/embeddings_0000-of-0002.json").read_text()
     assert note in (settings.root / "L64_k4/config.json").read_text()
     assert note in (settings.root / "analysis/L64_k4/report.html").read_text()
-    manifest = instance.get_latest_materialization_event(dg.AssetKey("embedding_manifest"))
-    assert note in manifest.asset_materialization.metadata["rows_are"].value
+    assert note in _shown(instance, "embedding_manifest")["rows_are"]
+
+
+def test_an_untrained_encoder_is_named_wherever_results_are_shown(small_graph):
+    settings, instance, _ = small_graph
+    note = "untrained: seeded random weights"
+    folder = settings.root / "embeddings_untrained"
+    assert note in (folder / "embeddings_0000-of-0002.json").read_text()
+    assert note in (settings.root / "L64_k4_untrained/config.json").read_text()
+    assert note in _shown(instance, "untrained_embeddings")["rows_are"]
+    assert note in _shown(instance, "sae_untrained", "4")["encoder"]
+
+
+def test_the_untrained_rows_are_of_the_same_residues(small_graph):
+    settings, _, _ = small_graph
+    shards = open_shards(settings.root / "embeddings3")
+    untrained = open_shards(settings.root / "embeddings_untrained")
+    columns = ["sequence_id", "position"]
+    assert untrained.index.select(columns).collect().equals(shards.index.select(columns).collect())
+    rows = np.arange(32)
+    assert not np.allclose(untrained.rows_at(rows), shards.rows_at(rows))
 
 
 def test_a_second_run_makes_nothing(small_graph):
@@ -97,7 +120,7 @@ def test_metadata_shows_path_size_time_and_memory(small_graph):
         event = instance.get_latest_materialization_event(target.key)
         metadata = event.asset_materialization.metadata
         for name in ("path", "manifest", "size_bytes", "seconds", "peak_memory_bytes"):
-            assert name in metadata, (target.label, name)
+            assert name in metadata, (target, name)
     comparison = instance.get_latest_materialization_event(dg.AssetKey("sae_comparison"))
     assert "data:image/png" in comparison.asset_materialization.metadata["comparison"].value
 
@@ -118,9 +141,10 @@ def test_a_changed_setting_leaves_what_does_not_depend_on_it(small_graph, settin
         for target in targets_in_order(defs)
         if not is_current(target, defs, instance)
     }
-    assert not_current == {"sae_checkpoint"}
+    trained = {"sae_checkpoint", "sae_replicate", "sae_untrained"}
+    assert not_current == trained
     # Dagster calls stale what is below only once the checkpoint has other bytes.
-    assert _stale_assets(defs, instance) == {"sae_checkpoint"}
+    assert _stale_assets(defs, instance) == trained
 
 
 def test_a_lost_output_is_made_again_with_the_same_bytes(small_graph):
@@ -148,6 +172,13 @@ def _stale_assets(defs, instance):
         for target in targets_in_order(defs)
         if resolver.get_status(target.key, target.partition) == StaleStatus.STALE
     }
+
+
+def _shown(instance, name, partition=None):
+    """Return the metadata of the latest materialisation."""
+    chosen = dg.AssetRecordsFilter(dg.AssetKey(name), [partition] if partition else None)
+    (record,) = instance.fetch_materializations(chosen, limit=1).records
+    return {key: entry.value for key, entry in record.asset_materialization.metadata.items()}
 
 
 def _json(settings, name):

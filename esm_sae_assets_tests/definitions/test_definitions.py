@@ -1,9 +1,11 @@
 import subprocess
 import sys
+import warnings
 
 import dagster as dg
 import pytest
 import yaml
+from dagster._core.definitions.backfill_policy import BackfillPolicyType
 
 from esm_sae_assets.definitions import build_defs
 from esm_sae_assets.settings import load_settings, profile_names
@@ -22,10 +24,17 @@ GROUPS = {
     "analysis": {"feature_activations", "feature_taxonomy", "feature_summary"},
     "report": {"feature_report"},
 }
-BY_K = {"sae_checkpoint", "sae_metrics", *GROUPS["analysis"], *GROUPS["report"]}
+# Only there where the settings ask for a replicate and an untrained baseline.
+WHERE_ASKED_FOR = {
+    "embeddings": {"untrained_embeddings"},
+    "sae": {"sae_replicate", "sae_untrained"},
+}
+TRAINED = {"sae_checkpoint", *WHERE_ASKED_FOR["sae"]}
+BY_K = {*TRAINED, "sae_metrics", *GROUPS["analysis"], *GROUPS["report"]}
 ON_GPU = {
+    *TRAINED,
     "embedding_shards",
-    "sae_checkpoint",
+    "untrained_embeddings",
     "sae_metrics",
     "embedded_clusters",
     "feature_activations",
@@ -42,11 +51,62 @@ def graph(profile):
     return build_defs(profile).resolve_asset_graph()
 
 
-def test_the_graph_has_the_assets_of_the_design(graph):
-    found = {}
+def test_the_graph_has_the_assets_of_the_design(graph, profile):
+    asked_for = WHERE_ASKED_FOR if profile.profile == "demo" else {}
+    assert _groups(graph) == {
+        group: names | asked_for.get(group, set()) for group, names in GROUPS.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("chosen", "names"),
+    [
+        ({"replicate": True}, {"sae_replicate"}),
+        ({"untrained_baseline": True}, {"sae_untrained", "untrained_embeddings"}),
+    ],
+)
+def test_the_full_profile_can_be_asked_for_more(chosen, names):
+    settings = load_settings({}, profile="uniref50", sae=chosen)
+    found = set().union(*_groups(build_defs(settings).resolve_asset_graph()).values())
+    assert found == names.union(*GROUPS.values())
+
+
+def test_autoencoders_of_a_range_of_k_are_trained_in_one_run(graph):
     for key in graph.get_all_asset_keys():
-        found.setdefault(graph.get(key).group_name, set()).add(key.to_user_string())
-    assert found == GROUPS
+        policy = graph.get(key).backfill_policy
+        in_one = policy is not None and policy.policy_type == BackfillPolicyType.SINGLE_RUN
+        assert in_one == (key.to_user_string() in TRAINED), key
+
+
+def test_a_baseline_is_below_the_metrics_of_its_own_k(graph, profile):
+    parents = graph.get(dg.AssetKey("sae_metrics")).parent_keys
+    below = {"sae_untrained", "untrained_embeddings"} if profile.sae.untrained_baseline else set()
+    assert {key.to_user_string() for key in parents} == {
+        "sae_checkpoint",
+        "embedding_manifest",
+        *below,
+    }
+
+
+def test_jobs(profile):
+    with warnings.catch_warnings():
+        # One that mixes backfill policies would warn whoever loads the definitions.
+        warnings.simplefilter("error")
+        defs = build_defs(profile)
+        jobs = {job.name: defs.resolve_job_def(job.name) for job in defs.jobs}
+    selected = {
+        name: {key.to_user_string() for key in job.asset_layer.executable_asset_keys}
+        for name, job in jobs.items()
+    }
+    found = {key.to_user_string() for key in defs.resolve_asset_graph().get_all_asset_keys()}
+    assert selected == {
+        "sample_sequences": GROUPS["sequences"],
+        "embed_shards": {"embedding_shards"},
+        "cluster_proteins": GROUPS["clusters"],
+        "train_autoencoders": TRAINED & found,
+        "analyse_autoencoders": {"sae_metrics", *GROUPS["analysis"], *GROUPS["report"]},
+    }
+    assert jobs["train_autoencoders"].backfill_policy.policy_type == BackfillPolicyType.SINGLE_RUN
 
 
 def test_partitions(graph, profile):
@@ -168,7 +228,7 @@ def test_preparing_keeps_what_the_user_changed(tmp_path):
 def test_a_changed_setting_changes_the_code_version_of_what_reads_it():
     base = _code_versions()
     changes = {
-        "sae": ({"learning_rate": 1e-2}, {"sae_checkpoint"}),
+        "sae": ({"learning_rate": 1e-2}, TRAINED),
         "clusters": ({"min_cluster_size": 7}, {"embedding_clusters"}),
         "samples": ({"small_max_length": 200}, {"uniref50_1M_sample", "sampled_sequences"}),
     }
@@ -184,11 +244,15 @@ def test_a_changed_setting_changes_the_code_version_of_what_reads_it():
         {"device": "cpu"},
     ):
         changed = _code_versions(embedding=change)
-        expected = {"embedding_shards", "embedded_clusters"}
+        expected = {"embedding_shards", "embedded_clusters", "untrained_embeddings"}
         assert {name for name in base if base[name] != changed[name]} == expected
     for change in ({"residues_per_protein": 7}, {"dtype": "float16"}):
         changed = _code_versions(embedding=change)
-        assert {name for name in base if base[name] != changed[name]} == {"embedding_shards"}
+        expected = {"embedding_shards", "untrained_embeddings"}
+        assert {name for name in base if base[name] != changed[name]} == expected
+    for change in ({"precision": "bfloat16"}, {"aux_alpha": 0.0}, {"project": "trials"}):
+        changed = _code_versions(sae=change)
+        assert {name for name in base if base[name] != changed[name]} == TRAINED
     assert _code_versions(embedding={"device": "cuda:0"}) == _code_versions(
         embedding={"device": "cuda:1"}
     )
@@ -205,6 +269,18 @@ def test_a_changed_setting_changes_the_code_version_of_what_reads_it():
         assert {name for name in base if base[name] != changed[name]} == {"uniref50_fasta"}
     changed = _code_versions(clusters={"taxon_min_size": 3})
     assert {name for name in base if base[name] != changed[name]} == {"sampled_sequences"}
+
+
+def test_a_replicate_leaves_all_else_as_it_is():
+    without = _code_versions(sae={"replicate": False})
+    assert without.items() <= _code_versions(sae={"replicate": True}).items()
+
+
+def _groups(graph):
+    found = {}
+    for key in graph.get_all_asset_keys():
+        found.setdefault(graph.get(key).group_name, set()).add(key.to_user_string())
+    return found
 
 
 def _code_versions(**overrides):

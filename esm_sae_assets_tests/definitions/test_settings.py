@@ -2,12 +2,16 @@ from typing import get_args
 
 import pytest
 
-from esm_sae.embedding import EmbeddingOptions
+from esm_sae.embedding import EmbeddingOptions, encoder_names
+from esm_sae.embedding.encoders import known_size, untrained_name
 from esm_sae.embedding.options import DTYPES, LONG_SEQUENCES, POOLINGS
 from esm_sae.errors import InputError
+from esm_sae.sae import TrainOptions
 from esm_sae_assets.assets.embeddings import embedding_options
+from esm_sae_assets.assets.sae import train_options
 from esm_sae_assets.settings import (
     EmbeddingSettings,
+    SAESettings,
     code_version,
     load_settings,
     profile_names,
@@ -95,6 +99,51 @@ def test_the_settings_become_the_options_of_the_library():
     )
 
 
+def test_the_settings_of_a_training_become_the_options_of_the_library():
+    environment = {
+        "ESM_SAE_SAE_LATENT_DIM": "512",
+        "ESM_SAE_SAE_PRECISION": "bfloat16",
+        "ESM_SAE_SAE_AUX_ALPHA": "0",
+        "ESM_SAE_SAE_AUX_K": "9",
+        "ESM_SAE_SAE_LATENT_BIAS": "false",
+        "ESM_SAE_SAE_TIED": "true",
+        "ESM_SAE_SAE_NORMALIZE": "true",
+        "ESM_SAE_SAE_CHECKPOINT_EVERY": "2",
+        "ESM_SAE_SPLIT_SEED": "4",
+    }
+    chosen = {"num_epochs": 3, "batch_size": 64, "learning_rate": 1e-2, "seed": 5}
+    assert train_options(load_settings(environment), **chosen) == TrainOptions(
+        latent_dim=512,
+        batch_size=64,
+        num_epochs=3,
+        learning_rate=1e-2,
+        aux_k=9,
+        aux_alpha=0,
+        latent_bias=False,
+        precision="bfloat16",
+        tied=True,
+        normalize=True,
+        checkpoint_every=2,
+        seed=5,
+        split_seed=4,
+    )
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["latent_dim", "aux_k", "aux_alpha", "latent_bias", "tied", "normalize", "precision"],
+)
+def test_a_training_has_the_defaults_of_the_library(name):
+    default = SAESettings.model_fields[name].default
+    assert getattr(TrainOptions(latent_dim=3840), name) == default
+
+
+@pytest.mark.parametrize("name", ["esmc_300m", "esmc_600m", "esmc_demo"])
+def test_every_encoder_has_an_untrained_twin_of_its_size(name):
+    assert untrained_name(name) in encoder_names()
+    assert known_size(untrained_name(name)) == known_size(name)
+
+
 @pytest.mark.parametrize("pooling", ["mean", "max", "last", "bos"])
 def test_the_demo_can_be_set_to_protein_rows(pooling):
     settings = load_settings({"ESM_SAE_EMBEDDING_POOLING": pooling})
@@ -116,12 +165,24 @@ def test_the_demo_can_be_set_to_protein_rows(pooling):
         ({"ESM_SAE_EMBEDDING_POOLING": "median"}, "embedding.pooling = 'median'"),
         ({"ESM_SAE_EMBEDDING_MAX_LENGTH": "0"}, "embedding.max_length = '0'"),
         ({"ESM_SAE_EMBEDDING_LONG_SEQUENCES": "fold"}, "embedding.long_sequences = 'fold'"),
+        ({"ESM_SAE_SAE_PRECISION": "float16"}, "sae.precision = 'float16'"),
+        ({"ESM_SAE_SAE_AUX_ALPHA": "inf"}, "sae.aux_alpha = 'inf'"),
+        (
+            {"ESM_SAE_EMBEDDING_ENCODER": "mine"},
+            "encoder 'mine' has no untrained twin; register 'mine_untrained', or set "
+            "ESM_SAE_SAE_UNTRAINED_BASELINE=false",
+        ),
     ],
 )
 def test_a_setting_that_does_not_fit_is_named(environment, message):
     with pytest.raises(InputError, match="settings: ") as caught:
         load_settings(environment)
     assert message in str(caught.value)
+
+
+def test_an_encoder_of_ones_own_needs_no_twin_without_the_baseline():
+    environment = {"ESM_SAE_EMBEDDING_ENCODER": "mine", "ESM_SAE_SAE_UNTRAINED_BASELINE": "false"}
+    assert load_settings(environment).embedding.encoder == "mine"
 
 
 def test_an_unknown_override_is_an_error():

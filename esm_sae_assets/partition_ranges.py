@@ -1,0 +1,71 @@
+"""Runs over several partitions, each of which is recorded on its own as it finishes."""
+
+from collections.abc import Iterable, Iterator
+
+import dagster as dg
+
+PartitionEvent = dg.MaterializeResult | dg.AssetMaterialization
+
+CODE_VERSION_TAG, DATA_VERSION_TAG = "dagster/code_version", "dagster/data_version"
+
+_IS_OWN_VERSION_TAG = "dagster/data_version_is_user_provided"
+_INPUT_VERSION_TAG, _INPUT_EVENT_TAG = "dagster/input_data_version", "dagster/input_event_pointer"
+# What Dagster writes of an input that was never materialised.
+_NO_VERSION, _NO_EVENT = "INITIAL", "NULL"
+
+
+def record_each(
+    context: dg.AssetExecutionContext, results: Iterable[tuple[str, dg.MaterializeResult]]
+) -> Iterator[PartitionEvent]:
+    """Record each partition of a run as it finishes, with its own data version and metadata.
+
+    Dagster itself records the partitions of a run when the step ends, all with one data version,
+    and none where the step fails. So in a run over several this records them, and the asset needs
+    ``output_required=False``: the step then has no output that Dagster would record over them.
+    What is below such an asset in the same run is skipped; Dagster puts there only assets of the
+    same backfill policy.
+
+    Args:
+        context: of the step; the asset's inputs have no partitions.
+        results: partition key and result, without checks, in the order in which they finish.
+    """
+    if len(context.partition_keys) == 1:
+        for _, result in results:
+            yield result
+        return
+    tags = _provenance(context)
+    for partition, result in results:
+        version = result.data_version
+        assert version is not None, "metadata.result gives every output one"
+        yield dg.AssetMaterialization(
+            context.asset_key,
+            partition=partition,
+            metadata=result.metadata,
+            tags=tags | {DATA_VERSION_TAG: version.value, _IS_OWN_VERSION_TAG: "true"},
+        )
+
+
+def contiguous(chosen: Iterable[str], keys: Iterable[str]) -> list[list[str]]:
+    """Group chosen partition keys into runs of neighbours among ``keys``, all there are."""
+    wanted = set(chosen)
+    groups: list[list[str]] = [[]]
+    for key in keys:
+        if key in wanted:
+            groups[-1].append(key)
+        elif groups[-1]:
+            groups.append([])
+    return [group for group in groups if group]
+
+
+def _provenance(context: dg.AssetExecutionContext) -> dict[str, str]:
+    """Return the tags that tell Dagster what an output was made from, and whether it is stale."""
+    spec = context.assets_def.get_asset_spec(context.asset_key)
+    tags = {CODE_VERSION_TAG: spec.code_version or context.run_id}
+    for dep in spec.deps:
+        name = dep.asset_key.to_user_string()
+        found = context.instance.fetch_materializations(dep.asset_key, limit=1).records
+        made = found[0].asset_materialization if found else None
+        version = (made.tags or {}).get(DATA_VERSION_TAG) if made else None
+        tags[f"{_INPUT_VERSION_TAG}/{name}"] = version or _NO_VERSION
+        tags[f"{_INPUT_EVENT_TAG}/{name}"] = str(found[0].storage_id) if found else _NO_EVENT
+    return tags
