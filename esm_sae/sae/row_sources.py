@@ -68,9 +68,9 @@ class ResidentRows:
 
 
 def fit_on_device(shards: EmbeddingShards, rows: RowRuns) -> bool:
-    """Whether the rows fit into half of the free memory of the device; on a CPU they do not.
+    """Whether the rows fit into half of what jax may still take of the device; on a CPU never.
 
-    There the page cache holds them already.
+    There the page cache holds them already. What other libraries hold of the device is not seen.
     """
     memory = jax.local_devices()[0].memory_stats()
     if memory is None:

@@ -151,27 +151,6 @@ def _dense_step(
     return _updated(state, gradient, loss, raw_per_scaled, mask, rate, units, options)
 
 
-@functools.partial(jax.jit, static_argnames="options", donate_argnames="state")
-def _sparse_update(
-    state: State,
-    gradient: Weights,
-    loss: Loss,
-    raw_per_scaled: jax.Array,
-    mask: ArrayLike,
-    rate: ArrayLike,
-    units: RowUnits,
-    options: StepOptions,
-) -> tuple[State, StepFigures]:
-    return _updated(state, gradient, loss, raw_per_scaled, mask, rate, units, options)
-
-
-@functools.partial(jax.jit, static_argnames="normalize")
-def _in_training_units(
-    raw: ArrayLike, units: RowUnits, normalize: bool
-) -> tuple[jax.Array, jax.Array]:
-    return _scaled(raw, units, normalize)
-
-
 def _scaled(raw: ArrayLike, units: RowUnits, normalize: bool) -> tuple[jax.Array, jax.Array]:
     """Return rows centred and scaled, and what a unit of each is in raw units, (B,)."""
     raw = jnp.asarray(raw)
@@ -209,6 +188,10 @@ def _updated(
     )
     since_fired = jnp.where(loss.fired, 0, unfired)
     return State(with_unit_rows(weights), optimizer, since_fired), figures
+
+
+_in_training_units = jax.jit(_scaled, static_argnames="normalize")
+_sparse_update = jax.jit(_updated, static_argnames="options", donate_argnames="state")
 
 
 def constrained(gradient: Weights, weights: Weights, *, latent_bias: bool) -> Weights:
