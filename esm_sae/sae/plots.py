@@ -127,6 +127,7 @@ def plot_subgroups(groups: pl.DataFrame, fvu: float) -> "Figure":
         axes.axvline(fvu, color=ORANGE, linestyle="--", label=f"FVU of all test rows, {fvu:.3g}")
         axes.set_yticks(places, names, fontsize="small")
         axes.set(ylim=(bars - 0.5, -0.5), title=title)
+        axes.locator_params(axis="x", nbins=4)
     figure.legend(*panels[0].get_legend_handles_labels(), **_BELOW)
     return figure
 
