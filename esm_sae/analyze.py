@@ -38,7 +38,8 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         required=True,
         metavar="PATH",
-        help="embedded_clusters.json, with the .residues files beside it for a residue SAE",
+        help="embedded_clusters.json or .parquet, with the .residues files beside it for a "
+        "residue SAE",
     )
     parser.add_argument(
         "--checkpoint",

@@ -85,6 +85,11 @@ def is_url(path: PathLike) -> bool:
     return "://" in os.fspath(path)
 
 
+def is_http_url(path: PathLike) -> bool:
+    """Whether a path is the address of a file on a web server."""
+    return os.fspath(path).lower().startswith(("http://", "https://"))
+
+
 def list_files(directory: PathLike, pattern: str = "*") -> list[Path]:
     """List the files of a local directory that match a glob pattern, sorted by name.
 
@@ -161,11 +166,6 @@ def encode_json(value: Any) -> bytes:
     """Encode a value as readable JSON with sorted keys; NaN and infinity are errors."""
     text = json.dumps(value, sort_keys=True, indent=2, allow_nan=False, ensure_ascii=False)
     return text.encode() + b"\n"
-
-
-def encode_compact_json(value: Any) -> bytes:
-    """Encode a large value as JSON in its own order without indentation."""
-    return json.dumps(value, allow_nan=False, ensure_ascii=False).encode() + b"\n"
 
 
 def require_writable_file(path: Path) -> None:

@@ -2,7 +2,8 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from esm_sae import cli
 from esm_sae.clusters import subsample_clusters
@@ -19,7 +20,7 @@ def _parser() -> argparse.ArgumentParser:
         "Draw members of every large enough cluster and write them as JSON: "
         "{cluster: [[sequence, header], ...]}.",
         "python -m esm_sae.subsample_cluster --clusters data/clusters.json "
-        "--output data/sampled_sequences.json --min_size 20 --per_cluster 20",
+        "--output data/sampled_sequences.json --min_size 20 --per_cluster 20 --max_len 256",
         seed=True,
     )
     parser.add_argument(
@@ -45,6 +46,11 @@ def _parser() -> argparse.ArgumentParser:
         help="members drawn of each (default: 100)",
     )
     cli.add_length_limits(parser)
+    parser.add_argument(
+        "--match_lengths",
+        action="store_true",
+        help="draw the same lengths of every cluster, and leave out those that lack some",
+    )
     return parser
 
 
@@ -57,13 +63,26 @@ def _run(options: argparse.Namespace) -> str:
         per_cluster=options.per_cluster,
         min_length=options.min_len,
         max_length=options.max_len,
+        match_lengths=options.match_lengths,
         seed=options.seed,
     )
     summary = product.manifest.summary
+    lacking = summary.get("clusters_without_common_lengths")
+    lengths = summary["lengths"]
     return (
         f"{product.path}: {summary['sequences']:,} sequences of {summary['clusters']:,} clusters; "
         f"{summary['dropped_clusters']:,} clusters too small"
+        + (f", {lacking:,} lack some lengths" if lacking is not None else "")
+        + f"\nmean lengths of the clusters from {lengths['shortest_mean']:,.0f} to "
+        f"{lengths['longest_mean']:,.0f} residues; largest Kolmogorov-Smirnov distance to all "
+        f"{lengths['largest_ks']:.2f}" + _without_match(summary)
     )
+
+
+def _without_match(summary: Mapping[str, Any]) -> str:
+    if "lengths_without_match" not in summary:
+        return ""
+    return f", {summary['lengths_without_match']['largest_ks']:.2f} without the match"
 
 
 if __name__ == "__main__":

@@ -1,23 +1,42 @@
 """Cluster tables: reading them and finding their sequences in the FASTA file."""
 
+import itertools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import polars as pl
 
 from esm_sae import storage
+from esm_sae.clusters.matching import match_records
+from esm_sae.clusters.members import Members
 from esm_sae.errors import InputError
-from esm_sae.formats.clusters_json import NOISE
 from esm_sae.formats.fasta import Record, read_at
 from esm_sae.formats.manifest import identity_of
-from esm_sae.formats.sequence_index import index_of
 
 PATH_KEY, HASH_KEY = "fasta", "fasta_sha256"
 
 _COLUMNS = ("sequence_id", "header", "cluster")
+_PLACES = ("length", "offset")
 _PARQUET_MAGIC = b"PAR1"
+_RECORDS_AT_ONCE = 4096
+
+
+class Located(NamedTuple):
+    """The N members of a table in its order, and where their records are.
+
+    Attributes:
+        members: clusters and lengths.
+        offsets: (N,) int64, the byte at which the record starts.
+        headers: (N,) uint64, hashes of the headers: ten million of these fit in memory.
+    """
+
+    members: Members
+    offsets: np.ndarray
+    headers: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -26,46 +45,86 @@ class ClusterTable:
 
     Attributes:
         path: the table's file.
-        members: one row per member in the table's order: cluster (string), sequence_id, header,
-            and length and offset where the table has them.
+        rows: its rows, lazily: sequence_id, header, cluster (string), and length and offset where
+            the table has them.
         fasta: the FASTA file.
         fasta_sha256: the FASTA's content hash.
     """
 
     path: storage.PathLike
-    members: pl.DataFrame
+    rows: pl.LazyFrame
     fasta: storage.PathLike
     fasta_sha256: str
 
-    def located(self) -> pl.DataFrame:
-        """Return the members as cluster, header, length, offset, in the table's order.
+    def located(self) -> Located:
+        """Find the members' records.
 
         A table without offsets is matched with the FASTA by sequence_id, and by header and order
-        where several records of the FASTA have one id.
+        where several records of the FASTA have one id. Memory is some 30 bytes a member, and
+        for a table without offsets its ids and the headers.
 
         Raises:
-            InputError: members are not in the FASTA, or it cannot be told which record is meant.
+            InputError: a row lacks what is needed, members are not in the FASTA, or it cannot be
+                told which record is meant.
         """
-        columns = ["cluster", "header", "length", "offset"]
-        if {"length", "offset"} <= set(self.members.columns):
-            return self.members.select(columns)
-        return _match(self.members, index_of(self.fasta), self).select(columns)
+        has_places = set(_PLACES) <= set(self.rows.collect_schema().names())
+        self._require_whole(_PLACES if has_places else ("sequence_id",))
+        rows = self.rows.with_columns(pl.col("header").hash())
+        if not has_places:
+            rows = match_records(self._collect(rows), self.fasta, self.path).lazy()
+        names = self._collect(rows.select(pl.col("cluster").unique().sort()))["cluster"]
+        found = self._collect(
+            rows.select(
+                pl.col("cluster").cast(pl.Enum(names)).to_physical().cast(pl.UInt32),
+                pl.col("length").cast(pl.Int32),
+                pl.col("offset").cast(pl.Int64),
+                "header",
+            )
+        )
+        clusters, lengths, offsets, headers = (column.to_numpy() for column in found)
+        return Located(Members(names.to_list(), clusters, lengths), offsets, headers)
 
-    def records(self, rows: pl.DataFrame) -> Iterator[tuple[int, Record]]:
-        """Yield ``(row number, record)`` of rows that ``located`` gave, in file order.
+    def records(self, located: Located, rows: np.ndarray) -> Iterator[tuple[int, Record]]:
+        """Yield ``(place in rows, record)`` of some rows, in the FASTA's order.
 
         Raises:
             InputError: the record at an offset is not the one that the row names.
         """
-        ordered = rows.with_row_index("row").sort("offset").select("row", "offset", "header")
-        records = read_at(self.fasta, ordered["offset"].to_list())
-        for (row, offset, header), record in zip(ordered.iter_rows(), records, strict=True):
-            if record.header != header:
+        order = np.argsort(located.offsets[rows], kind="stable")
+        records = read_at(self.fasta, located.offsets[rows[order]])
+        for start in range(0, len(order), _RECORDS_AT_ONCE):
+            places = order[start : start + _RECORDS_AT_ONCE]
+            batch = list(itertools.islice(records, len(places)))
+            headers = pl.Series([record.header for record in batch], dtype=pl.String).hash()
+            other = np.flatnonzero(headers.to_numpy() != located.headers[rows[places]])
+            if len(other):
                 raise InputError(
-                    f"{os.fspath(self.fasta)}: the record at byte {offset} is not the one that "
-                    f"{os.fspath(self.path)} names; cluster this file again"
+                    f"{os.fspath(self.fasta)}: the record at byte {batch[other[0]].offset} is not "
+                    f"the one that {os.fspath(self.path)} names; cluster this file again"
                 )
-            yield row, record
+            yield from zip(places.tolist(), batch, strict=True)
+
+    def _require_whole(self, needed: tuple[str, ...]) -> None:
+        """Refuse a table without rows, and rows that lack a cluster or what else is needed."""
+        lacking = {name: pl.col(name).is_null() for name in ("cluster", *needed)}
+        lacking |= {name: lacking[name] | (pl.col(name) < 0) for name in needed if name in _PLACES}
+        sums = {name: is_lacking.sum() for name, is_lacking in lacking.items()}
+        counts = self._collect(self.rows.select(pl.len().alias("rows"), **sums)).row(0, named=True)
+        if not counts["rows"]:
+            raise InputError(f"{os.fspath(self.path)}: holds no member of a cluster")
+        for name in lacking:
+            if counts[name]:
+                raise InputError(
+                    f"{os.fspath(self.path)}: {counts[name]} rows have no {name}"
+                    + (" or one below 0" if name in _PLACES else "")
+                    + "; remove them"
+                )
+
+    def _collect(self, rows: pl.LazyFrame) -> pl.DataFrame:
+        try:
+            return rows.collect(engine="streaming")
+        except pl.exceptions.PolarsError as error:
+            raise _unreadable(self.path, error) from None
 
 
 def is_table(path: storage.PathLike) -> bool:
@@ -81,7 +140,7 @@ def open_table(path: storage.PathLike, fasta: storage.PathLike | None = None) ->
         InputError: the file is not a cluster table, no FASTA is known, or the FASTA is not the
             one that was clustered.
     """
-    frame, recorded = _read(path)
+    rows, recorded = _scan(path)
     if fasta is None:
         if PATH_KEY not in recorded:
             raise InputError(f"{os.fspath(path)}: records no FASTA file; name it with --fasta")
@@ -92,7 +151,7 @@ def open_table(path: storage.PathLike, fasta: storage.PathLike | None = None) ->
             f"{os.fspath(fasta)}: not the file that {os.fspath(path)} was made from (another "
             "sha256); name that one with --fasta or cluster this one"
         )
-    return ClusterTable(path, frame, fasta, identity)
+    return ClusterTable(path, rows, fasta, identity)
 
 
 def recorded_source(fasta: storage.PathLike, table: Path) -> dict[str, str]:
@@ -113,41 +172,36 @@ def identity_of_file(path: storage.PathLike) -> str:
         return identity_of(path)
 
 
-def by_size(members: pl.DataFrame) -> pl.DataFrame:
-    """Return (cluster, size) of a member table, largest first, ties by name, noise last."""
-    return (
-        members.group_by("cluster")
-        .agg(pl.len().alias("size"))
-        .sort(
-            [pl.col("cluster") == NOISE, "size", "cluster"],
-            descending=[False, True, False],
-        )
-    )
-
-
-def _read(path: storage.PathLike) -> tuple[pl.DataFrame, dict[str, str]]:
-    with storage.open_binary(path) as file:
-        try:
-            metadata = pl.read_parquet_metadata(file)
-            file.seek(0)
-            frame = pl.read_parquet(file)
-        except (pl.exceptions.PolarsError, OSError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(
-                f"{os.fspath(path)}: not a readable parquet table ({reason})"
-            ) from None
-    lacking = [name for name in _COLUMNS if name not in frame.columns]
+def _scan(path: storage.PathLike) -> tuple[pl.LazyFrame, dict[str, str]]:
+    """Return the rows of a cluster table, none of them read yet, and its metadata."""
+    with storage.open_binary(path):
+        pass
+    # A remote table is held in memory, compressed as it is.
+    source = storage.read_bytes(path) if storage.is_url(path) else Path(path)
+    try:
+        metadata = pl.read_parquet_metadata(source)
+        rows = pl.scan_parquet(source)
+        schema = rows.collect_schema()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise _unreadable(path, error) from None
+    lacking = [name for name in _COLUMNS if name not in schema]
     if lacking:
         raise InputError(
             f"{os.fspath(path)}: lacks the column {lacking[0]}; expected a cluster table with "
             "sequence_id, header and cluster"
         )
-    if frame.is_empty():
-        raise InputError(f"{os.fspath(path)}: holds no member of a cluster")
-    unnamed = frame["cluster"].null_count()
-    if unnamed:
-        raise InputError(f"{os.fspath(path)}: {unnamed} rows have no cluster; remove them")
-    return frame.with_columns(pl.col("cluster").cast(pl.String)), metadata
+    for name in _PLACES:
+        if name in schema and not schema[name].is_integer():
+            raise InputError(
+                f"{os.fspath(path)}: its column {name} holds no whole numbers; cluster again"
+            )
+    places = [name for name in _PLACES if name in schema]
+    return rows.select(pl.col(_COLUMNS).cast(pl.String), *places), metadata
+
+
+def _unreadable(path: storage.PathLike, error: Exception) -> InputError:
+    reason = str(error).splitlines()[0]
+    return InputError(f"{os.fspath(path)}: not a readable parquet table ({reason})")
 
 
 def _resolve(recorded: str, table: storage.PathLike) -> storage.PathLike:
@@ -159,58 +213,3 @@ def _resolve(recorded: str, table: storage.PathLike) -> storage.PathLike:
             f"{path}: no such file, which {os.fspath(table)} was made from; name it with --fasta"
         )
     return path
-
-
-def _match(members: pl.DataFrame, index: pl.DataFrame, table: ClusterTable) -> pl.DataFrame:
-    ids = members.select(pl.col("sequence_id").unique())
-    known = index.join(ids, on="sequence_id", how="semi", maintain_order="left")
-    shared = known.filter(pl.col("sequence_id").is_duplicated()).select(
-        pl.col("sequence_id").unique(), shared=True
-    )
-    left, right = _with_key(members, shared), _with_key(known, shared)
-    _require_same_copies(left, right, table)
-    matched = left.select("cluster", *_KEY).join(
-        right.select(*_KEY, "header", "length", "offset"),
-        on=_KEY,
-        how="left",
-        nulls_equal=True,
-        maintain_order="left",
-    )
-    missing = matched.filter(pl.col("offset").is_null())
-    if not missing.is_empty():
-        raise InputError(
-            f"{os.fspath(table.fasta)}: lacks {len(missing)} of {len(members)} sequences of "
-            f"{os.fspath(table.path)}, the first '{missing['sequence_id'][0]}'; name the FASTA "
-            "that was embedded with --fasta"
-        )
-    return matched
-
-
-# What a row is matched by: its id; where several records of the FASTA have the id, also the
-# header; where they have that too, also the order.
-_KEY = ["sequence_id", "header_key", "copy"]
-
-
-def _with_key(rows: pl.DataFrame, shared: pl.DataFrame) -> pl.DataFrame:
-    return (
-        rows.join(shared, on="sequence_id", how="left", maintain_order="left")
-        .with_columns(header_key=pl.when("shared").then("header"))
-        .with_columns(copy=pl.int_range(pl.len()).over("sequence_id", "header_key"))
-    )
-
-
-def _require_same_copies(left: pl.DataFrame, right: pl.DataFrame, table: ClusterTable) -> None:
-    """Refuse a table that holds only some of the records that id and header cannot tell apart."""
-    by = ["sequence_id", "header_key"]
-    copies = right.filter("shared").group_by(by).agg(pl.len().alias("in_fasta"))
-    held = left.filter("shared").group_by(by).agg(pl.len().alias("in_table"))
-    unequal = held.join(copies, on=by, nulls_equal=True).filter(
-        (pl.col("in_fasta") > 1) & (pl.col("in_fasta") != pl.col("in_table"))
-    )
-    if not unequal.is_empty():
-        first = unequal.sort("sequence_id").row(0, named=True)
-        raise InputError(
-            f"{os.fspath(table.fasta)}: {first['in_fasta']} records have the id "
-            f"'{first['sequence_id']}' and one header, {os.fspath(table.path)} holds "
-            f"{first['in_table']} of them; make the ids unique"
-        )

@@ -53,7 +53,7 @@ def records_of(block: Block, numbers: np.ndarray) -> list[Record]:
     return list(map(Record, block.headers(numbers), sequences, offsets))
 
 
-def read_at(source: storage.PathLike, offsets: Sequence[int]) -> Iterator[Record]:
+def read_at(source: storage.PathLike, offsets: Sequence[int] | np.ndarray) -> Iterator[Record]:
     """Read the records that start at the given offsets, which must ascend.
 
     A plain local file is read by seeking; a compressed or remote one is read through.
@@ -61,20 +61,19 @@ def read_at(source: storage.PathLike, offsets: Sequence[int]) -> Iterator[Record
     Raises:
         InputError: no record starts at an offset: the file changed since it was indexed.
     """
-    if not offsets:
+    wanted = np.asarray(offsets, dtype=np.int64)
+    if not len(wanted):
         return iter(())
     if not is_seekable(source):
-        return _read_through(source, offsets, start=0)
-    if offsets[-1] - offsets[0] > len(offsets) * _BYTES_WORTH_A_SEEK:
-        return _seek_each(source, offsets)
-    _require_start(source, offsets[0])
-    return _read_through(source, offsets, start=offsets[0])
+        return _read_through(source, wanted, start=0)
+    first, last = int(wanted[0]), int(wanted[-1])
+    if last - first > len(wanted) * _BYTES_WORTH_A_SEEK:
+        return _seek_each(source, wanted)
+    _require_start(source, first)
+    return _read_through(source, wanted, start=first)
 
 
-def _read_through(
-    source: storage.PathLike, offsets: Sequence[int], *, start: int
-) -> Iterator[Record]:
-    wanted = np.asarray(offsets, dtype=np.int64)
+def _read_through(source: storage.PathLike, wanted: np.ndarray, *, start: int) -> Iterator[Record]:
     found = 0
     for block in read_blocks(source, start=start):
         starts = block.starts + block.offset
@@ -90,9 +89,9 @@ def _read_through(
     raise _moved(source, int(wanted[found]))
 
 
-def _seek_each(source: storage.PathLike, offsets: Sequence[int]) -> Iterator[Record]:
+def _seek_each(source: storage.PathLike, wanted: np.ndarray) -> Iterator[Record]:
     with storage.open_binary(source) as file:
-        for offset in offsets:
+        for offset in wanted.tolist():
             if not _starts_record(file, offset):
                 raise _moved(source, offset)
             lines = [file.readline()]

@@ -73,7 +73,7 @@ def provide_source(
     folder = Path(target_folder)
     if source == BUNDLED:
         return _copy_bundled(folder)
-    if os.fspath(source).lower().startswith(("http://", "https://")):
+    if storage.is_http_url(source):
         return _download(os.fspath(source), folder, checksum, metalink)
     return _record_external(_absolute(source), folder)
 

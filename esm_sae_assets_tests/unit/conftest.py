@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from esm_sae.formats.checkpoint import SAEConfig
-from esm_sae.formats.clusters_json import EmbeddedClusters, encode_embedded
+from esm_sae.formats.embedded_clusters import EmbeddedClusters, write_embedded_json
 
 
 class FakeSAE:
@@ -61,7 +61,7 @@ def _write_clusters(
     means = np.stack([matrix.mean(axis=0) for matrix in matrices])
     clusters = EmbeddedClusters(taxa, sequences, headers, means)
     path = folder / "embedded_clusters.json"
-    path.write_bytes(encode_embedded(clusters))
+    write_embedded_json(path, clusters)
     if residues:
         np.save(folder / "embedded_clusters.residues.npy", np.concatenate(matrices))
         table = [

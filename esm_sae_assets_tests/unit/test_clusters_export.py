@@ -5,6 +5,7 @@ import polars as pl
 import pytest
 
 from esm_sae.clusters import cluster_taxa, clusters_to_json
+from esm_sae.clusters import export as export_module
 from esm_sae.errors import InputError
 
 RECORDS = [
@@ -152,3 +153,94 @@ def test_rows_without_a_cluster_and_empty_tables_are_refused(tmp_path):
         export(write_table(tmp_path / "t.parquet", [("P1", "x", None)]), tmp_path / "o", fasta)
     with pytest.raises(InputError, match="holds no member"):
         export(write_table(tmp_path / "u.parquet", []), tmp_path / "o", fasta)
+
+
+def test_members_are_brought_into_order_part_by_part(tmp_path, monkeypatch):
+    records = [
+        (f"P{n} Prötein OS=Taxon {n * n % 7} OX={n * n % 7 + 1}", "M" + "AK" * (n * 7 % 40))
+        for n in range(200)
+    ]
+    fasta = tmp_path / "in.fasta.gz"
+    fasta.write_bytes(gzip.compress(write_fasta(tmp_path / "in.fasta", records).read_bytes()))
+    table = cluster_taxa(fasta, tmp_path / "t.parquet").path
+    members = {}
+    for header, sequence in records:
+        members.setdefault(header.split("OS=")[1].split(" OX")[0], []).append([sequence, header])
+    ordered = dict(sorted(members.items(), key=lambda item: (-len(item[1]), item[0])))
+    expected = json.dumps(ordered, ensure_ascii=False).encode() + b"\n"
+    for part_bytes in (1 << 26, 4000, 1):
+        monkeypatch.setattr(export_module, "_PART_BYTES", part_bytes)
+        output = clusters_to_json(table, tmp_path / "out" / f"{part_bytes}.json").path
+        assert output.read_bytes() == expected
+    assert len(list((tmp_path / "out").iterdir())) == 6
+
+
+def placed_table(path, fasta, **change):
+    """Write a table by taxon without a recorded FASTA, with columns changed."""
+    table = pl.read_parquet(cluster_taxa(fasta, path.with_name("whole.parquet")).path)
+    table.with_columns(**change).write_parquet(path)
+    return path
+
+
+BAD_PLACES = {
+    "null offset": ({"offset": pl.col("offset").shift(1)}, "1 rows have no offset"),
+    "null length": ({"length": pl.col("length").shift(1)}, "1 rows have no length"),
+    "negative": ({"offset": pl.col("offset") - 5}, "1 rows have no offset or one below 0"),
+    "float": ({"offset": pl.col("offset").cast(float)}, "column offset holds no whole numbers"),
+    "text": ({"length": pl.col("length").cast(str)}, "column length holds no whole numbers"),
+    "within a record": ({"offset": pl.col("offset") + 1}, "no record starts at byte 1;"),
+    "behind the end": ({"offset": pl.col("offset") + 10**7}, "no record starts at byte 10000000"),
+    "no header": ({"header": pl.lit(None, pl.String)}, "byte 0 is not the one that .*t.parquet"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_PLACES)
+@pytest.mark.parametrize("packed", [False, True])
+def test_rows_that_lead_nowhere_are_refused(tmp_path, case, packed):
+    change, message = BAD_PLACES[case]
+    fasta = write_fasta(tmp_path / "in.fasta")
+    table = placed_table(tmp_path / "t.parquet", fasta, **change)
+    if packed:
+        fasta = tmp_path / "in.fasta.gz"
+        fasta.write_bytes(gzip.compress((tmp_path / "in.fasta").read_bytes()))
+    with pytest.raises(InputError, match=message):
+        export(table, tmp_path / "out" / "o.json", fasta)
+    assert not list(tmp_path.glob("out/*"))
+
+
+def test_rows_of_one_record_and_in_another_order_are_exported_as_they_stand(tmp_path):
+    fasta = write_fasta(tmp_path / "in.fasta")
+    whole = pl.read_parquet(cluster_taxa(fasta, tmp_path / "whole.parquet").path)
+    table = tmp_path / "t.parquet"
+    pl.concat([whole.reverse(), whole.head(1)]).write_parquet(table)
+    content = export(table, tmp_path / "o.json", fasta)
+    assert [sequence for sequence, _ in content["Alpha"]] == ["MKI", "MKV", "MKV"]
+
+
+def test_ids_that_are_null_are_refused(tmp_path):
+    fasta = write_fasta(tmp_path / "in.fasta")
+    table = write_table(tmp_path / "t.parquet", [("P1", None, 0), (None, "P2 Two", 0)])
+    with pytest.raises(InputError, match="1 rows have no sequence_id; remove them"):
+        export(table, tmp_path / "o.json", fasta)
+
+
+def test_a_table_with_damaged_columns_is_refused(tmp_path):
+    fasta = write_fasta(tmp_path / "in.fasta")
+    table = placed_table(tmp_path / "t.parquet", fasta)
+    content = bytearray(table.read_bytes())
+    content[4:400] = b"\xff" * 396
+    table.write_bytes(content)
+    with pytest.raises(InputError, match=r"t\.parquet: not a readable parquet table"):
+        export(table, tmp_path / "o.json", fasta)
+
+
+@pytest.mark.parametrize("names", [["1.5", "-1"], ["", "a"], ["x" * 300, 'a"/b']])
+def test_any_name_is_kept(tmp_path, names):
+    fasta = write_fasta(tmp_path / "in.fasta")
+    table = tmp_path / "t.parquet"
+    clusters = [names[0], names[1], names[0], names[1]]
+    ids = {"sequence_id": ["P1", "P2", "P3", "P4"], "header": [None] * 4, "cluster": clusters}
+    pl.DataFrame(ids).write_parquet(table)
+    content = export(table, tmp_path / "o.json", fasta)
+    assert set(content) == set(names)
+    assert [sequence for sequence, _ in content[names[0]]] == ["MKV", "MKI"]

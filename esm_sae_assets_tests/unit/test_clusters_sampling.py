@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from esm_sae.clusters import cluster_taxa, clusters_to_json, subsample_clusters
 from esm_sae.errors import InputError
-from esm_sae.formats.clusters_json import encode_sequences
+from esm_sae.formats.clusters_json import write_sequences
 
 SIZES = {"Alpha/a": 12, 'Beta "b"': 12, "Gamma" * 60: 20, "Delta": 3}
 
@@ -31,7 +31,7 @@ def write_fasta(path, sizes=SIZES):
 
 
 def write_json(path, clusters):
-    path.write_bytes(encode_sequences(clusters))
+    write_sequences(path, clusters)
     return path
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from esm_sae.embedding import EmbeddingOptions, embed_clusters, journal, load_encoder
 from esm_sae.errors import InputError, ResumableError
-from esm_sae.formats.clusters_json import read_embedded
+from esm_sae.formats.embedded_clusters import read_embedded_json, read_embedded_table
 from esm_sae.formats.manifest import manifest_beside, read_manifest
 from file_limits import largest_file
 
@@ -55,7 +55,7 @@ def test_the_json_has_exactly_the_documented_form(embed, toy):
 
 
 def test_it_is_read_back_as_written(embed):
-    embedded = read_embedded(embed())
+    embedded = read_embedded_json(embed())
     assert embedded.sequences == SEQUENCES
     assert embedded.embeddings.dtype == np.float32
 
@@ -71,13 +71,50 @@ def test_residue_rows_are_all_residues_beside_the_means(embed, toy):
     assert table["position"].to_list() == [*range(1, 8), *range(1, 3), *range(1, 21)]
     assert table["taxon"].unique(maintain_order=True).to_list() == list(CLUSTERS)
     assert table["header"][8] == "P2 two"
-    np.testing.assert_allclose(read_embedded(path).embeddings, toy.embed(SEQUENCES), atol=1e-6)
+    np.testing.assert_allclose(read_embedded_json(path).embeddings, toy.embed(SEQUENCES), atol=1e-6)
 
 
 def test_mean_rows_write_no_residues(embed):
     embed(pooling="residue")
     names = {path.name for path in embed().parent.iterdir()}
-    assert names == {"embedded_clusters.json", "embedded_clusters.json.manifest.json"}
+    assert names == {
+        "embedded_clusters.json",
+        "embedded_clusters.parquet",
+        "embedded_clusters.json.manifest.json",
+    }
+
+
+@pytest.mark.parametrize("pooling", ["mean", "residue"])
+def test_the_table_beside_the_json_holds_the_same(embed, pooling):
+    path = embed(pooling=pooling)
+    table, json_rows = read_embedded_table(path.with_suffix(".parquet")), read_embedded_json(path)
+    np.testing.assert_array_equal(table.embeddings, json_rows.embeddings)
+    assert (table.taxa, table.headers) == (json_rows.taxa, json_rows.headers)
+    assert table.sequences == json_rows.sequences
+    assert "embedded_clusters.parquet" in read_manifest(manifest_beside(path)).files
+
+
+def test_another_table_of_the_same_name_is_not_written_over(embed, tmp_path):
+    table = tmp_path / "out" / "embedded_clusters.parquet"
+    table.parent.mkdir()
+    pl.DataFrame({"sequence_id": ["P1"], "cluster": [0]}).write_parquet(table)
+    before = table.read_bytes()
+    with pytest.raises(InputError, match=r"embedded_clusters\.parquet: is no table of embedded"):
+        embed()
+    assert table.read_bytes() == before
+    table.unlink()
+    embed()
+    # What a call left that was killed between the files of its output.
+    manifest_beside(tmp_path / "out" / "embedded_clusters.json").unlink()
+    embed()
+
+
+@pytest.mark.parametrize("name", ["embedded", "embedded.parquet", ".json"])
+def test_the_output_is_named_as_json(toy, tmp_path, name):
+    source = tmp_path / "s.json"
+    source.write_text(json.dumps(CLUSTERS))
+    with pytest.raises(InputError, match=r"give it a name that ends in \.json"):
+        embed_clusters(source, tmp_path / name, encoder=toy, options=EmbeddingOptions())
 
 
 def test_a_rerun_is_unchanged(embed, toy, tmp_path):
@@ -103,7 +140,7 @@ LONG = {"A": [["MKV" * 9, "P1"], ["MK", "P2"]], "B": [["LA" * 9, "P3"]]}
 
 def test_skipped_sequences_are_left_out_with_taxa_that_lose_all(embed):
     path = embed(LONG, pooling="residue", max_length=10, long_sequences="skip")
-    embedded = read_embedded(path)
+    embedded = read_embedded_json(path)
     assert (embedded.taxa, embedded.headers) == (["A"], ["P2"])
     assert len(np.load(path.with_name("embedded_clusters.residues.npy"))) == 2
     assert summary_of(path)["skipped"] == 2
@@ -114,7 +151,7 @@ def test_windows_give_all_residues(embed, toy):
     path = embed(LONG, pooling="residue", **options)
     rows = np.load(path.with_name("embedded_clusters.residues.npy"))
     assert len(rows) == 27 + 2 + 18
-    vectors = read_embedded(path).embeddings
+    vectors = read_embedded_json(path).embeddings
     means = [part.mean(axis=0) for part in np.split(rows, [27, 29])]
     np.testing.assert_allclose(vectors, means, rtol=1e-5)
     assert summary_of(path)["windowed"] == 2
@@ -122,7 +159,7 @@ def test_windows_give_all_residues(embed, toy):
 
 @pytest.mark.parametrize("pooling", ["max", "last", "bos"])
 def test_the_vectors_are_pooled_as_asked(embed, toy, pooling):
-    vectors = read_embedded(embed(pooling=pooling)).embeddings
+    vectors = read_embedded_json(embed(pooling=pooling)).embeddings
     np.testing.assert_allclose(vectors, toy.embed(SEQUENCES, pooling=pooling), atol=1e-6)
 
 
@@ -143,7 +180,7 @@ def test_an_interrupted_run_is_gone_on_with(embed, toy, monkeypatch):
     path = embed(pooling="residue", batch_tokens=30)
     assert lengths == [20, 7, 7, 2]
     assert path.read_bytes() == undisturbed
-    assert len(list(path.parent.iterdir())) == 4
+    assert len(list(path.parent.iterdir())) == 5
 
 
 def test_a_full_disk_behind_the_last_batch_costs_no_batch(embed, toy):
@@ -170,7 +207,7 @@ def test_a_full_disk_behind_the_last_batch_costs_no_batch(embed, toy):
     embed(clusters)
     assert sum(sizes) == 2
     assert path.read_bytes() == undisturbed
-    assert len(list(path.parent.iterdir())) == 2
+    assert len(list(path.parent.iterdir())) == 3
 
 
 @pytest.mark.parametrize(
@@ -180,6 +217,7 @@ def test_a_full_disk_behind_the_last_batch_costs_no_batch(embed, toy):
         ({"A": [["M-K", "P1"]]}, "entry 1 of cluster 'A': '-' at residue 2 is a gap"),
         ({"A": []}, "its clusters hold no sequence"),
         ({"A": [["MK"]]}, "entry 1 of cluster 'A' is not a"),
+        ({"A": [["MK", "P1"]], "B": {}}, "cluster 'B' is not a list"),
         ({}, "holds no cluster"),
     ],
 )

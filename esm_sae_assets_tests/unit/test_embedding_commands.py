@@ -6,7 +6,8 @@ import pytest
 
 from esm_sae import embed_clusters, embed_uniref, pt_to_npy
 from esm_sae.embedding import open_shards
-from esm_sae.formats.clusters_json import read_embedded
+from esm_sae.formats.embedded_clusters import read_embedded_json
+from esm_sae.formats.manifest import manifest_beside
 
 RECORDS = [(f"P{n} Protein OS=Taxon {n % 2} OX={n % 2 + 1}", "MKVLA" * (n + 1)) for n in range(5)]
 DEMO = ["--model", "esmc_demo", "--device", "cpu", "--quiet"]
@@ -59,7 +60,7 @@ def test_embed_clusters_writes_json(tmp_path, capsys):
     output = tmp_path / "embedded_clusters.json"
     arguments = ["--clusters", str(clusters), "--output", str(output), *DEMO]
     assert embed_clusters.main([*arguments, "--pooling", "residue"]) == 0
-    assert read_embedded(output).embeddings.shape == (2, 256)
+    assert read_embedded_json(output).embeddings.shape == (2, 256)
     assert len(np.load(output.with_suffix(".residues.npy"))) == 8
     assert (
         "2 proteins of 1 taxa, 256 wide; esmc_demo (a small demonstration model"
@@ -125,6 +126,20 @@ def test_bad_clusters_are_one_error_line(tmp_path, capsys):
     assert embed_clusters.main(arguments) == 2
     assert_one_error(capsys, "clusters.json: not valid JSON")
     assert not (tmp_path / "o.json").exists()
+
+
+def test_a_manifest_that_lost_its_counts_is_one_error_line(tmp_path, capsys):
+    clusters, output = tmp_path / "clusters.json", tmp_path / "o.json"
+    clusters.write_text('{"A": [["MK", "P1"]]}')
+    arguments = ["--clusters", str(clusters), "--output", str(output), *DEMO]
+    assert embed_clusters.main(arguments) == 0
+    capsys.readouterr()
+    manifest = json.loads(manifest_beside(output).read_text()) | {"summary": {}}
+    manifest_beside(output).write_text(json.dumps(manifest))
+    assert embed_clusters.main(arguments) == 2
+    assert_one_error(capsys, "o.json.manifest.json: lacks the count 'proteins'; remove it")
+    manifest_beside(output).unlink()
+    assert embed_clusters.main(arguments) == 0
 
 
 @pytest.mark.parametrize("command", [embed_uniref, embed_clusters, pt_to_npy])

@@ -108,7 +108,7 @@ def test_a_journal_is_read_as_it_was_written(tmp_path, monkeypatch):
 def test_residues_are_named_after_a_json(toy, tmp_path):
     clusters = tmp_path / "clusters.json"
     clusters.write_text(json.dumps({"a": [["MKV", "P1 one"]]}))
-    with pytest.raises(InputError, match=r"x\.v2: files of residues are named after it"):
+    with pytest.raises(InputError, match=r"x\.v2: the table beside it is named after it"):
         embed_clusters(
             clusters, tmp_path / "x.v2", encoder=toy, options=EmbeddingOptions(pooling="residue")
         )
