@@ -1,7 +1,12 @@
 import gzip
 import json
+import os
+import random
 import statistics
+import subprocess
+import sys
 from collections import Counter
+from dataclasses import asdict
 
 import polars as pl
 import pytest
@@ -10,8 +15,9 @@ from hypothesis import strategies as st
 
 from esm_sae.clusters import cluster_taxa
 from esm_sae.errors import InputError
-from esm_sae.formats.manifest import manifest_beside
-from esm_sae.storage import sha256_of
+from esm_sae.formats.manifest import Manifest, manifest_beside
+from esm_sae.formats.sequence_index import index_of, index_path
+from esm_sae.storage import publish, publish_json, sha256_of
 
 UNIREF = "UniRef50_{id} Some protein n=3 Tax={taxon} TaxID={taxid} RepID={id}_X"
 UNIPROT = "tr|{id}|{id}_X Some protein OS={taxon} OX={taxid} GN=abc PE=4 SV=1"
@@ -76,8 +82,13 @@ def test_statistics_equal_naive_ones(tmp_path):
     assert content["sizes"]["median"] == statistics.median(counts.values())
     assert content["sizes"]["max"] == 7
     assert content["sizes"]["singletons"] == 2
-    assert content["clusters"]["Alpha"] == {"taxid": 1, "size": 7, "mean_length": 6.0}
-    assert content["clusters"]["Delta"] == {"taxid": None, "size": 1, "mean_length": 14.0}
+    alpha, delta = content["clusters"]["Alpha"], content["clusters"]["Delta"]
+    assert (alpha["taxid"], alpha["size"], alpha["mean_length"]) == (1, 7, 6.0)
+    assert (delta["taxid"], delta["size"], delta["mean_length"]) == (None, 1, 14.0)
+    # Of the lengths 3 to 9.
+    quantiles = ["q05_length", "q25_length", "median_length", "q75_length", "q95_length"]
+    assert [alpha[name] for name in quantiles] == [3.3, 4.5, 6.0, 7.5, 8.7]
+    assert [delta[name] for name in quantiles] == [14.0] * 5
     assert set(product.manifest.files) == {"taxa.parquet", "cluster_statistics.json"}
     top = product.manifest.summary["top_taxa"]
     assert [(entry["cluster"], entry["size"]) for entry in top] == [
@@ -138,6 +149,19 @@ def test_names_that_no_file_could_have_are_kept_whole(tmp_path):
 def test_a_taxid_without_a_name_is_a_cluster(tmp_path):
     table, _ = clusters_of(tmp_path, [(None, 77), ("Named", 78)])
     assert sizes(table) == {"TaxID 77": 1, "Named": 1}
+
+
+def test_the_statistics_are_json_with_one_line_for_each_cluster_in_the_order_of_names(tmp_path):
+    names = ["b", 'a "quoted" \\ name', "Ä", "a", "c\u2028d"]
+    clusters_of(tmp_path, [(name, None) for name in names for _ in name])
+    text = (tmp_path / "cluster_statistics.json").read_text(encoding="utf-8")
+    content = json.loads(text)
+    assert list(content) == ["sizes", "totals", "clusters"]
+    assert list(content["clusters"]) == sorted(names)
+    assert {name: content["clusters"][name]["size"] for name in names} == {
+        name: len(name) for name in names
+    }
+    assert text.count('"mean_length"') == len([line for line in text.split("\n") if "_len" in line])
 
 
 @settings(max_examples=30, deadline=None)
@@ -217,4 +241,68 @@ def test_a_bad_fasta_leaves_nothing_behind(tmp_path, content):
     fasta.write_text(content)
     with pytest.raises(InputError, match=r"bad\.fasta"):
         cluster_taxa(fasta, tmp_path / "out" / "taxa.parquet")
+    assert not list((tmp_path / "out").glob("*"))
+
+
+def test_the_bytes_do_not_depend_on_the_number_of_threads(tmp_path):
+    taxa = [("Alpha", 1), ("Beta", 2), ("Gamma", None), (None, 4), (None, None)]
+    generator = random.Random(0)
+    fasta = write_fasta(tmp_path / "in.fasta", generator.choices(taxa, k=3000))
+    # Several row groups, each read by another thread.
+    index_beside(fasta, row_group_size=100)
+    script = (
+        "import sys; from esm_sae.clusters import cluster_taxa; "
+        "print(cluster_taxa(sys.argv[1], sys.argv[2]).manifest.data_version)"
+    )
+    versions = set()
+    for threads in ("1", "2", "7"):
+        result = subprocess.run(
+            [sys.executable, "-c", script, fasta, tmp_path / threads / "taxa.parquet"],
+            env=os.environ | {"POLARS_MAX_THREADS": threads},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        versions.add(result.stdout)
+    assert len(versions) == 1
+
+
+def index_beside(fasta, row_group_size):
+    """Put an index with its manifest beside a FASTA file, as sampling does."""
+    path = index_path(fasta)
+    with publish(path) as temporary:
+        index_of(fasta).write_parquet(temporary, row_group_size=row_group_size)
+    files = {
+        file.name: {"sha256": sha256_of(file), "bytes": file.stat().st_size}
+        for file in (fasta, path)
+    }
+    publish_json(manifest_beside(fasta), asdict(Manifest("sample", "0" * 64, {}, files, {})))
+
+
+def test_the_order_of_the_file_is_kept_across_row_groups(tmp_path):
+    members = [(f"Taxon {number % 37}", number % 37 + 1) for number in range(2000)]
+    fasta = write_fasta(tmp_path / "in.fasta", members)
+    index_beside(fasta, row_group_size=64)
+    table = pl.read_parquet(cluster_taxa(fasta, tmp_path / "taxa.parquet").path)
+    assert table["cluster"].to_list() == [name for name, _ in members]
+    assert table["offset"].is_sorted()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rank": "genus"}, "rank genus needs a taxonomy"),
+        ({"rank": "tribe", "taxonomy": "x"}, "rank 'tribe' is none of superkingdom, kingdom"),
+        ({"organism": "host"}, "organism 'host' is none of common_ancestor, representative"),
+        ({"species_list": "x"}, "a species list goes with organism 'representative'"),
+        ({"organism": "representative", "taxonomy": "x"}, "needs the species list"),
+        ({"taxonomy": "nowhere"}, "nowhere: no such file"),
+        ({"organism": "representative", "species_list": "nowhere"}, "nowhere: no such file"),
+        ({"taxonomy": "https://a.org/t.tar.gz"}, "fetch it first with python -m esm_sae.download"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(tmp_path, options, message):
+    fasta = write_fasta(tmp_path / "in.fasta", [("Alpha", 1)])
+    with pytest.raises(InputError, match=message):
+        cluster_taxa(fasta, tmp_path / "out" / "taxa.parquet", **options)
     assert not list((tmp_path / "out").glob("*"))
