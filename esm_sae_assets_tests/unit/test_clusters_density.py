@@ -3,8 +3,8 @@ import polars as pl
 import pytest
 from sklearn.metrics import adjusted_rand_score
 
-from esm_sae.clusters import cluster_embeddings, embedding_map
-from esm_sae.clusters.components import fit_components
+from esm_sae.clusters import cluster_embeddings
+from esm_sae.clusters.points import points_path, read_points
 from esm_sae.errors import InputError
 from esm_sae.formats.shards import EmbeddingShards, Provenance
 
@@ -40,6 +40,7 @@ def test_planted_blobs_are_found_and_numbered_by_size(tmp_path):
         "cluster",
         "probability",
         "outlier_score",
+        "length",
     ]
     assert table.schema["cluster"] == pl.Int32
     assert table["sequence_id"][0] == "part_0:0"
@@ -54,6 +55,73 @@ def test_planted_blobs_are_found_and_numbered_by_size(tmp_path):
     for column in ("probability", "outlier_score"):
         assert table[column].is_between(0, 1).all()
     assert (table.filter(pl.col("cluster") == -1)["probability"] == 0).all()
+
+
+def test_the_points_that_were_clustered_lie_beside_the_table(tmp_path):
+    rows, _ = blobs()
+    cluster(shards_of(tmp_path, rows), tmp_path, components=4, fit_rows=90)
+    table = tmp_path / "out" / "clusters.parquet"
+    assert points_path(table) == tmp_path / "out" / "clusters.points.npy"
+    points = read_points(table)
+    assert points.dtype == np.float32
+    assert points.shape == (190, 4)
+    # Half-whitened: the fourth root of each variance is gone from the coordinate.
+    centred = rows - rows.mean(axis=0)
+    left, values, _ = np.linalg.svd(centred, full_matrices=False)
+    expected = left[:, :4] * values[:4] / np.sqrt(values[:4] / np.sqrt(190))
+    np.testing.assert_allclose(np.abs(points), np.abs(expected), atol=1e-3)
+
+
+def test_points_that_are_missing_or_of_another_table_are_refused(tmp_path):
+    rows, _ = blobs()
+    cluster(shards_of(tmp_path, rows), tmp_path)
+    table = tmp_path / "out" / "clusters.parquet"
+    points = points_path(table)
+    for content in (np.zeros((189, 4), np.float32), np.zeros((190, 4)), np.zeros(190, np.float32)):
+        np.save(points, content)
+        with pytest.raises(InputError, match="expected a float32 matrix with the table's 190 rows"):
+            read_points(table)
+    points.write_bytes(b"no matrix")
+    with pytest.raises(InputError, match=r"points\.npy: not a plain \.npy matrix"):
+        read_points(table)
+    points.unlink()
+    with pytest.raises(InputError, match=r"points\.npy: no such file.*cluster the embeddings of"):
+        read_points(table)
+    table.write_bytes(b"no table")
+    with pytest.raises(InputError, match="not a readable parquet table"):
+        read_points(table)
+    with pytest.raises(InputError, match="no such file"):
+        read_points(tmp_path / "none.parquet")
+
+
+def test_the_fast_backend_gives_the_same_table(tmp_path):
+    rows, truth = blobs()
+    shards = shards_of(tmp_path, rows)
+    slow, _ = cluster(shards, tmp_path, fit_rows=120)
+    fast, summary = cluster(shards, tmp_path, fit_rows=120, backend="fast_hdbscan")
+    assert summary["fitted_rows"] == 120
+    assert adjusted_rand_score(slow["cluster"], fast["cluster"]) > 0.95
+    assert adjusted_rand_score(truth, fast["cluster"]) > 0.9
+    assert fast["outlier_score"].is_between(0, 1).all()
+
+
+@pytest.mark.parametrize("backend", ["hdbscan", "fast_hdbscan"])
+def test_one_dimension_is_enough(tmp_path, backend):
+    rows = np.concatenate([np.linspace(at, at + 1, 20) for at in (0, 50, 100)])[:, None]
+    table, summary = cluster(shards_of(tmp_path, rows), tmp_path, fit_rows=40, backend=backend)
+    assert summary["components"] == 1
+    assert summary["clusters"] == 3
+    assert adjusted_rand_score(np.repeat(range(3), 20), table["cluster"]) > 0.9
+    assert table["outlier_score"].is_between(0, 1).all()
+
+
+def test_half_precision_gives_nearly_the_same(tmp_path):
+    rows, _ = blobs()
+    exact, _ = cluster(shards_of(tmp_path, rows), tmp_path)
+    half = shards_of(tmp_path, rows)
+    half.arrays[0] = half.arrays[0].astype(np.float16)
+    rounded, _ = cluster(half, tmp_path / "half")
+    assert adjusted_rand_score(exact["cluster"], rounded["cluster"]) > 0.95
 
 
 def test_rows_beyond_the_fitted_ones_are_predicted(tmp_path):
@@ -114,27 +182,6 @@ def test_the_same_input_and_seed_give_the_same_bytes(tmp_path):
     assert cluster_embeddings(shards, outputs[0], fit_rows=80, seed=3).unchanged
 
 
-def test_components_equal_those_of_a_naive_svd(tmp_path, monkeypatch):
-    monkeypatch.setattr("esm_sae.clusters.components._BATCH", 17)
-    rows = np.random.default_rng(2).normal(size=(100, 6)) @ np.diag([9, 5, 3, 2, 1, 0.1]) + 1000
-    shards = shards_of(tmp_path, rows[:33], rows[33:])
-    space = fit_components(shards, 4)
-    stored = rows.astype(np.float32).astype(np.float64)
-    _, values, axes = np.linalg.svd(stored - stored.mean(axis=0), full_matrices=False)
-    np.testing.assert_allclose(space.variances, values[:4] ** 2 / 100, rtol=1e-9)
-    np.testing.assert_allclose(space.explained, (values**2 / (values**2).sum())[:4], rtol=1e-9)
-    np.testing.assert_allclose(np.abs(axes[:4] @ space.axes), np.eye(4), atol=1e-6)
-    assert (space.axes[np.abs(space.axes).argmax(axis=0), range(4)] > 0).all()
-    white = space.project(stored, whitening=1.0)
-    np.testing.assert_allclose(white.T @ white / 100, np.eye(4), atol=1e-6)
-
-
-def test_components_stop_where_the_rows_span_no_more(tmp_path):
-    rng = np.random.default_rng(0)
-    rows = rng.normal(size=(50, 2)) @ rng.normal(size=(2, 7))
-    assert len(fit_components(shards_of(tmp_path, rows), 5).variances) == 2
-
-
 def test_all_noise_is_a_result_with_a_warning(tmp_path):
     rows = np.random.default_rng(0).normal(size=(120, 8))
     table, summary = cluster(shards_of(tmp_path, rows), tmp_path, min_cluster_size=40, fit_rows=100)
@@ -146,8 +193,8 @@ def test_all_noise_is_a_result_with_a_warning(tmp_path):
     assert "noise" in summary["warning"]
 
 
-@pytest.mark.parametrize("wrong", [np.nan, np.inf])
-def test_a_row_that_is_not_finite_is_named(tmp_path, wrong):
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -1e20])
+def test_a_row_that_is_not_usable_is_named(tmp_path, wrong):
     rows, _ = blobs()
     rows[130, 3] = wrong
     with pytest.raises(InputError, match=r"row 130 \('part_1:30'\) holds NaN"):
@@ -177,20 +224,10 @@ def test_too_few_rows_are_refused(tmp_path, rows, message):
         ("components", 0),
         ("fit_rows", 9),
         ("selection", "best"),
+        ("backend", "faster"),
     ],
 )
 def test_options_out_of_range_are_refused(tmp_path, option, value):
     rows, _ = blobs()
     with pytest.raises(InputError, match=f"^{option} is"):
         cluster(shards_of(tmp_path, rows), tmp_path, **{option: value})
-
-
-def test_the_map_is_the_same_picture_for_the_same_data(tmp_path):
-    rows, _ = blobs()
-    shards = shards_of(tmp_path, rows)
-    product = cluster_embeddings(shards, tmp_path / "clusters.parquet")
-    picture = embedding_map(shards, product.path)
-    assert picture.startswith(b"\x89PNG")
-    assert picture == embedding_map(shards, product.path)
-    with pytest.raises(InputError, match="has 190 rows"):
-        embedding_map(shards_of(tmp_path, rows[:50]), product.path)
