@@ -5,21 +5,28 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from esm_sae import cli
-from esm_sae.clusters import cluster_embeddings, cluster_taxa
+from esm_sae.clusters import RANKS, cluster_embeddings, cluster_taxa, describe_clusters
 from esm_sae.errors import InputError
 from esm_sae.formats.manifest import Product
 from esm_sae.formats.shards import open_shards
+from esm_sae.report import write_cluster_report
 
-_DENSITY_OPTIONS = (
+# The options of each way, by what they are for.
+_DENSITY = (
     "min_cluster_size",
     "min_samples",
     "components",
     "fit_rows",
     "selection",
+    "backend",
     "seed",
 )
+_DESCRIPTION = ("similarity_clusters", "map")
+_BY_EMBEDDING = ("np_dir", *_DENSITY, *_DESCRIPTION)
+_BY_TAXON = ("fasta", "taxonomy", "rank", "organism", "species_list")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,9 +38,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = cli.command(
         "cluster",
         "Cluster proteins by HDBSCAN of their embeddings, or with --by taxon by the taxa that "
-        "their headers name, and write a cluster table.",
+        "their headers name, and write a cluster table. Beside a table by embedding come "
+        ".summary.parquet, what each cluster is, and .html, a page to browse them.",
         "python -m esm_sae.cluster --np_dir data/embeddings3 --output data/clusters.parquet\n"
-        "  python -m esm_sae.cluster --by taxon --fasta proteins.fasta --output data/taxa.parquet",
+        "  python -m esm_sae.cluster --by taxon --fasta proteins.fasta --output data/taxa.parquet\n"
+        "  python -m esm_sae.cluster --by taxon --fasta proteins.fasta --taxonomy taxdump.tar.gz "
+        "--rank family --output data/families.parquet",
         seed=True,
     )
     parser.add_argument(
@@ -42,59 +52,123 @@ def _parser() -> argparse.ArgumentParser:
         default="embedding",
         help="what to cluster by (default: embedding)",
     )
-    parser.add_argument("--np_dir", type=Path, metavar="PATH", help="folder of embedding shards")
-    parser.add_argument("--fasta", metavar="PATH", help="FASTA file, with --by taxon")
-    parser.add_argument(
+    _add_embedding_options(parser.add_argument_group("by embedding"))
+    _add_taxon_options(parser.add_argument_group("by taxon"))
+    # Left unset, so that it shows when it was given where it has no meaning.
+    parser.set_defaults(seed=None)
+    return parser
+
+
+def _add_embedding_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--np_dir", type=Path, metavar="PATH", help="folder of embedding shards")
+    group.add_argument(
         "--min_cluster_size", type=int, metavar="N", help="fewest rows of a cluster (default: 5)"
     )
-    parser.add_argument(
+    group.add_argument(
         "--min_samples",
         type=int,
         metavar="N",
         help="neighbours that make a row's density; more gives more noise "
         "(default: as --min_cluster_size)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--components", type=int, metavar="N", help="principal components kept (default: 50)"
     )
-    parser.add_argument(
+    group.add_argument(
         "--fit_rows",
         type=int,
         metavar="N",
         help="most rows fitted, the others are predicted (default: 20000)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--selection",
         choices=["auto", "eom", "leaf"],
         help="persistent clusters (eom) or fine ones (leaf); auto takes eom unless it puts over "
         "80%% of the rows into one cluster (default: auto)",
     )
-    # Left unset, so that it shows when it was given where it has no meaning.
-    parser.set_defaults(seed=None)
-    return parser
+    group.add_argument(
+        "--backend",
+        choices=["hdbscan", "fast_hdbscan"],
+        help="package that fits HDBSCAN; fast_hdbscan comes with the extra 'fast' "
+        "(default: hdbscan)",
+    )
+    group.add_argument(
+        "--similarity_clusters",
+        metavar="PATH",
+        help="table of similarity clusters (sequence_id, cluster_id), or 'bundled'; the summary "
+        "then tells how many of them a cluster joins",
+    )
+    group.add_argument(
+        "--map",
+        choices=["pca", "umap"],
+        help="layout of the map; umap comes with the extra 'umap' (default: pca)",
+    )
+
+
+def _add_taxon_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--fasta", metavar="PATH", help="FASTA file whose headers name the taxa")
+    group.add_argument(
+        "--taxonomy",
+        metavar="PATH",
+        help="NCBI's taxdump, its folder or archive; brings TaxIDs and names up to date "
+        "(default: taxa stay as given)",
+    )
+    group.add_argument(
+        "--rank", choices=RANKS, help="rank that taxa are lifted to, with --taxonomy"
+    )
+    group.add_argument(
+        "--organism",
+        choices=["common_ancestor", "representative"],
+        help="whose taxon a UniRef record has: its members' common ancestor's, or its "
+        "representative's (default: common_ancestor)",
+    )
+    group.add_argument(
+        "--species_list",
+        metavar="PATH",
+        help="UniProt's speclist.txt, with --organism representative; gives TaxIDs to organism "
+        "codes",
+    )
 
 
 def _run(options: argparse.Namespace) -> str:
-    given = {
-        name: value for name in _DENSITY_OPTIONS if (value := getattr(options, name)) is not None
-    }
     if options.by == "taxon":
-        _refuse([*given, *(["np_dir"] if options.np_dir else [])], "--by taxon")
+        _refuse(options, _BY_EMBEDDING)
         if options.fasta is None:
             raise InputError("--by taxon needs --fasta, the file whose headers name the taxa")
-        return _describe_taxa(cluster_taxa(options.fasta, options.output))
-    _refuse(["fasta"] if options.fasta else [], "--by embedding")
+        given = _given(options, _BY_TAXON)
+        return _describe_taxa(cluster_taxa(given.pop("fasta"), options.output, **given))
+    _refuse(options, _BY_TAXON)
     if options.np_dir is None:
         raise InputError("--by embedding needs --np_dir, the folder of embeddings")
-    product = cluster_embeddings(open_shards(options.np_dir), options.output, **given)
-    if "warning" in product.manifest.summary:
-        warnings.warn(f"{product.path}: {product.manifest.summary['warning']}", stacklevel=2)
-    return _describe_embeddings(product)
+    return _by_embedding(options)
 
 
-def _refuse(given: list[str], choice: str) -> None:
-    if given:
-        raise InputError(f"--{given[0]} does not go with {choice}; leave it out")
+def _by_embedding(options: argparse.Namespace) -> str:
+    table = cluster_embeddings(
+        open_shards(options.np_dir), options.output, **_given(options, _DENSITY)
+    )
+    if "warning" in table.manifest.summary:
+        warnings.warn(f"{table.path}: {table.manifest.summary['warning']}", stacklevel=2)
+    summary = describe_clusters(
+        table.path,
+        table.path.with_suffix(".summary.parquet"),
+        similarity_clusters=options.similarity_clusters,
+        layout=options.map or "pca",
+        seed=options.seed or 0,
+    )
+    report = write_cluster_report(
+        table.path.with_suffix(".html"), summary=summary.path, table=table.path
+    )
+    return f"{_describe_embeddings(table)}\nopen {report.path}"
+
+
+def _given(options: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
+    return {name: value for name in names if (value := getattr(options, name)) is not None}
+
+
+def _refuse(options: argparse.Namespace, names: Sequence[str]) -> None:
+    for name in _given(options, names):
+        raise InputError(f"--{name} does not go with --by {options.by}; leave it out")
 
 
 def _describe_taxa(product: Product) -> str:

@@ -8,12 +8,18 @@ from esm_sae.clusters.density import cluster_embeddings
 from esm_sae.clusters.export import clusters_to_json
 from esm_sae.clusters.figures import embedding_map
 from esm_sae.clusters.sampling import subsample_clusters
+from esm_sae.clusters.summary import describe_clusters
 from esm_sae.clusters.taxa import cluster_taxa
+from esm_sae.clusters.taxa_figure import taxa_figure
+from esm_sae.clusters.taxonomy import RANKS
 
 __all__ = [
+    "RANKS",
     "cluster_embeddings",
     "cluster_taxa",
     "clusters_to_json",
+    "describe_clusters",
     "embedding_map",
     "subsample_clusters",
+    "taxa_figure",
 ]

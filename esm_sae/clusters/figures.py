@@ -1,66 +1,90 @@
 """A map of the embedding clusters."""
 
-import numpy as np
+from typing import TYPE_CHECKING
+
 import polars as pl
 
 from esm_sae import storage
-from esm_sae.clusters.components import fit_components
-from esm_sae.errors import InputError
-from esm_sae.figures import GREY, new_figure, png_bytes
-from esm_sae.formats.shards import EmbeddingShards
+from esm_sae.figures import GREY, new_figure, png_bytes, shortened
+from esm_sae.formats.cluster_summary import read_map, read_summary
 
-_ROWS = 5_000
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.transforms import Bbox
+
 # Of the map tab10, without its grey, which is for noise.
 _COLOURS = (0, 1, 2, 3, 4, 5, 6, 8, 9)
 
 
-def embedding_map(shards: EmbeddingShards, table: storage.PathLike, *, seed: int = 0) -> bytes:
-    """Draw proteins on their first two principal components, the largest clusters in colour.
+def embedding_map(summary: storage.PathLike) -> bytes:
+    """Draw the map beside a summary of clusters: the largest in colour, named by their labels.
 
-    At most 5,000 proteins are drawn, a seeded sample. Noise and the other clusters are grey.
+    Noise is pale grey, the other clusters are grey. A name stands at its cluster's medoid; a
+    cluster without a label is called by its number.
 
     Args:
-        shards: the embeddings that were clustered.
-        table: the table that ``cluster_embeddings`` wrote.
-        seed: of the sample.
+        summary: the table that ``describe_clusters`` wrote.
 
     Returns:
         The figure as PNG.
 
     Raises:
-        InputError: table and embeddings differ in the number of rows.
+        InputError: the summary or its map is missing or no such table.
     """
-    proteins = shards.means()
-    with storage.open_binary(table) as file:
-        clusters = pl.read_parquet(file, columns=["cluster"])["cluster"].to_numpy()
-    if len(clusters) != proteins.rows:
-        raise InputError(
-            f"{table}: has {len(clusters)} rows, {proteins.directory} {proteins.rows}; "
-            "cluster these embeddings again"
-        )
-    count = min(_ROWS, proteins.rows)
-    rows = np.sort(np.random.default_rng(seed).choice(proteins.rows, size=count, replace=False))
-    space = fit_components(proteins, 2)
-    points = space.project(proteins.rows_at(rows))
-    return _scatter(points, clusters[rows], space.explained)
+    clusters = read_summary(summary).head(len(_COLOURS))
+    proteins, axis_names = read_map(summary)
+    figure, axes = new_figure(7.2, 4.6)
+    noise = pl.col("cluster") < 0
+    large = pl.col("cluster") < len(_COLOURS)
+    _scatter(axes, proteins.filter(noise), 3, GREY, 0.25, "noise")
+    _scatter(axes, proteins.filter(~noise & ~large), 4, "#4d4d4d", 0.45, "other clusters")
+    named = []
+    for row in clusters.iter_rows(named=True):
+        members = proteins.filter(pl.col("cluster") == row["cluster"])
+        medoid = members.row(by_predicate=pl.col("row") == row["medoid_row"], named=True)
+        name = shortened(row["label"] or f"cluster {row['cluster']}")
+        colour = _colour(row["cluster"])
+        _scatter(axes, members, 12, colour, 1, f"{name} ({row['size']:,})")
+        named.append((medoid["x"], medoid["y"], name))
+    axes.set(xlabel=axis_names[0], ylabel=axis_names[1], xticks=[], yticks=[])
+    # One scale for both axes, or distances on the map would mean nothing.
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, markerscale=2)
+    figure.draw_without_rendering()
+    _name(axes, named)
+    return png_bytes(figure)
 
 
-def _scatter(points: np.ndarray, clusters: np.ndarray, explained: np.ndarray) -> bytes:
+def _colour(cluster: int) -> object:
     from matplotlib import colormaps
 
-    figure, axes = new_figure(6.4, 4.4)
-    if points.shape[1] == 1:
-        points = np.column_stack([points, np.zeros(len(points))])
-    # Clusters are numbered by size.
-    rest = (clusters < 0) | (clusters >= len(_COLOURS))
-    axes.scatter(*points[rest].T, s=3, color=GREY, alpha=0.4, linewidths=0, label="noise, others")
-    for cluster in range(min(len(_COLOURS), int(clusters.max()) + 1)):
-        members = points[clusters == cluster]
-        colour = colormaps["tab10"](_COLOURS[cluster])
-        axes.scatter(*members.T, s=9, color=colour, linewidths=0, label=f"cluster {cluster}")
-    for axis, share, name in zip(
-        (axes.xaxis, axes.yaxis), explained, ("PC 1", "PC 2"), strict=False
-    ):
-        axis.set_label_text(f"{name} ({share:.0%} of the variance)")
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, markerscale=2)
-    return png_bytes(figure)
+    return colormaps["tab10"](_COLOURS[cluster])
+
+
+def _name(axes: "Axes", named: list[tuple[float, float, str]]) -> None:
+    """Write names at their points; one that would cover another is left to the legend."""
+    from matplotlib.patheffects import withStroke
+
+    taken: list[Bbox] = []
+    for x, y, name in named:
+        text = axes.annotate(
+            name,
+            (x, y),
+            xytext=(3, 3),
+            textcoords="offset points",
+            fontsize=8,
+            path_effects=[withStroke(linewidth=2.5, foreground="white")],
+        )
+        box = text.get_window_extent()
+        if any(box.overlaps(other) for other in taken):
+            text.remove()
+        else:
+            taken.append(box)
+
+
+def _scatter(
+    axes: "Axes", proteins: pl.DataFrame, size: float, colour: object, opacity: float, name: str
+) -> None:
+    axes.scatter(
+        proteins["x"], proteins["y"], s=size, color=colour, alpha=opacity, linewidths=0, label=name
+    )

@@ -1,9 +1,6 @@
-"""Writing the report: data, style and script joined into one HTML file."""
+"""Writing the feature report."""
 
 import base64
-import hashlib
-import json
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +19,11 @@ from esm_sae.formats.manifest import (
     read_manifest,
 )
 from esm_sae.report.facts import headline, provenance
+from esm_sae.report.page import page_assets, render_page
 from esm_sae.report.payload import payload
 
 _ALGORITHM = "report-1"
-_TEMPLATE, _STYLE, _SCRIPT = "template.html.j2", "report.css", "report.js"
+_TEMPLATE, _SCRIPT = "report.html.j2", "report.js"
 
 
 def write_report(
@@ -56,7 +54,7 @@ def write_report(
         folders["metrics"] = Path(metrics)
     config = _config_of(folders["activations"])
     heading = title or f"{config.latent_dim:,} latents, k = {config.k}"
-    assets = {name: _asset(name) for name in (_TEMPLATE, _STYLE, _SCRIPT)}
+    assets = page_assets(_TEMPLATE, _SCRIPT)
     determinants = {
         "summary": identity_of(summary),
         **{name: identity_of(folder) for name, folder in folders.items()},
@@ -80,12 +78,6 @@ def write_report(
     )
 
 
-def embedded_json(value: Any) -> str:
-    """Encode a value as JSON that cannot end or reopen the script element it stands in."""
-    text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-
-
 def _render(
     assets: dict[str, str],
     summary: pl.DataFrame,
@@ -93,15 +85,12 @@ def _render(
     config: SAEConfig,
     title: str,
 ) -> str:
-    from jinja2 import Environment, StrictUndefined
-    from markupsafe import Markup
-
     counts = _summary_of(folders["activations"])
     metrics = _metrics(folders.get("metrics"))
-    data = payload(summary, folders["activations"], folders["taxonomy"])
-    environment = Environment(autoescape=True, undefined=StrictUndefined)
-    # Style and script are ours and the data is escaped above: only these three are not escaped.
-    return environment.from_string(assets[_TEMPLATE]).render(
+    return render_page(
+        assets,
+        _TEMPLATE,
+        payload(summary, folders["activations"], folders["taxonomy"]),
         title=title,
         config=config,
         counts=counts,
@@ -112,11 +101,6 @@ def _render(
         figures=_figures(folders.get("metrics")),
         heatmap=_data_uri(folders["taxonomy"] / "heatmap.png"),
         residues=summary["top_residue"].null_count() < len(summary),
-        style=Markup(assets[_STYLE]),
-        style_hash=_csp_hash(assets[_STYLE]),
-        script=Markup(assets[_SCRIPT]),
-        script_hash=_csp_hash(assets[_SCRIPT]),
-        data=Markup(embedded_json(data)),
     )
 
 
@@ -125,10 +109,6 @@ def _config_of(activations: Path) -> SAEConfig:
     if manifest is None:
         raise InputError(f"{activations}: incomplete, it has no {MANIFEST_NAME}; make it again")
     return SAEConfig(**manifest.determinants["config"])
-
-
-def _asset(name: str) -> str:
-    return resources.files("esm_sae.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _summary_of(folder: Path) -> dict[str, Any]:
@@ -151,7 +131,3 @@ def _figures(folder: Path | None) -> list[tuple[str, str]]:
 
 def _data_uri(path: Path) -> str:
     return "data:image/png;base64," + base64.b64encode(storage.read_bytes(path)).decode()
-
-
-def _csp_hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -24,23 +24,6 @@
   let sort = { key: "nameCount", down: true };
   let opened = null;
 
-  // All text from the data goes in as text nodes: headers are never parsed as HTML.
-  const element = (tag, properties = {}, ...children) => {
-    const node = Object.assign(document.createElement(tag), properties);
-    node.append(...children.filter((child) => child !== null && child !== undefined));
-    return node;
-  };
-  const number = (value) =>
-    value === null || value === undefined ? "–"
-      : value === 0 ? "0"
-      : Math.abs(value) >= 1000 ? Math.round(value).toLocaleString("en")
-      : String(Number(value.toPrecision(3)));
-  const percent = (value) =>
-    value === 0 ? "0%" : value < 0.001 ? "<0.1%" : `${(100 * value).toFixed(value < 0.1 ? 1 : 0)}%`;
-  const signed = (value) =>
-    Math.abs(value) < 0.05 ? "0.0" : (value < 0 ? "−" : "+") + Math.abs(value).toFixed(1);
-  const plural = (n, one, many) => `${n.toLocaleString("en")} ${n === 1 ? one : many}`;
-
   const texts = Array.from({ length: total }, (_, latent) => {
     const words = [latent, latents.taxon[latent], latents.name[latent]];
     for (const [protein] of top[latent]) words.push(...proteins[protein].slice(0, 3));
@@ -176,18 +159,13 @@
 
   const proteinItem = (latent, [place, activation, position, stretch]) => {
     const [id, name, taxon, length, accession] = proteins[place];
-    const title = accession === null ? element("b", { textContent: name ?? id })
-      : element("a", {
-        href: `https://www.uniprot.org/uniprotkb/${accession}/entry`,
-        target: "_blank", rel: "noopener noreferrer", textContent: name ?? id,
-      });
     const facts = [name === null ? null : id, length === null ? null : `${length} residues`,
       position === null ? null : `peak at residue ${position}`];
     const under = element("div", { className: "under" });
     if (taxon !== null) under.append(element("em", { textContent: taxon }), " · ");
     under.append(facts.filter((fact) => fact !== null).join(" · "));
     return element("li", {},
-      element("div", { className: "line" }, title,
+      element("div", { className: "line" }, proteinTitle(name ?? id, accession),
         element("data", { value: activation, textContent: number(activation) })),
       under,
       stretch === null ? null : sequence(stretch, latents.max[latent], position, length));
@@ -259,16 +237,7 @@
     return parts.join(" ");
   };
 
-  const section = (title, remark, ...content) =>
-    [element("h3", {}, title, " ", element("small", { textContent: remark })), ...content];
-
   const render = (latent) => {
-    const tool = (text, label, act) => {
-      const button = element("button", { type: "button", textContent: text, title: label });
-      button.setAttribute("aria-label", label);
-      button.addEventListener("click", act);
-      return button;
-    };
     const close = tool("Close", "Close (Escape)", () => leave());
     close.className = "close";
     const title = element("h2", { id: "detail-title", tabIndex: -1, textContent: `Latent ${latent}` });

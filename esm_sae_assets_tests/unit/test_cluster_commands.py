@@ -126,6 +126,18 @@ def test_subsample_names_the_option_to_lower(tmp_path, fasta, capsys):
     assert "'Alpha', has 12; lower --min_size" in line
 
 
+def test_lengths_are_matched_on_request(tmp_path, fasta, capsys):
+    table = tmp_path / "t.parquet"
+    call("cluster", "--by", "taxon", "--fasta", fasta, "--output", table)
+    capsys.readouterr()
+    options = ["--clusters", table, "--min_size", 10, "--per_cluster", 10, "--match_lengths"]
+    assert call("subsample_cluster", *options, "--output", tmp_path / "s.json") == 0
+    captured = capsys.readouterr()
+    assert "20 sequences of 2 clusters; 0 clusters too small, 0 lack some lengths" in captured.out
+    assert "largest Kolmogorov-Smirnov distance to all 0." in captured.out
+    assert "without the match" in captured.out
+
+
 def test_a_directory_in_place_of_a_file_is_refused(tmp_path, fasta, capsys):
     for command in ("clusters_to_json", "subsample_cluster"):
         line = refused(capsys, command, "--clusters", tmp_path, "--output", tmp_path / "o.json")

@@ -16,7 +16,7 @@ from esm_sae import storage
 from esm_sae.errors import InputError
 from esm_sae.formats.manifest import produce_folder
 from esm_sae.report import write_report
-from esm_sae.report.html import embedded_json
+from esm_sae.report.page import embedded_json
 from esm_sae.report.payload import accession_of
 
 Run = Callable[..., dict[str, Path]]
