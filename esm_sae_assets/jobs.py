@@ -5,6 +5,7 @@ The whole pipeline is a backfill over all assets, or ``python -m esm_sae_assets.
 
 import dagster as dg
 
+_CLUSTER_REPORT = dg.AssetSelection.assets("embedding_cluster_report")
 _MEASURED = dg.AssetSelection.assets("sae_metrics", "sae_comparison")
 
 JOBS = [
@@ -20,8 +21,8 @@ JOBS = [
     ),
     dg.define_asset_job(
         "cluster_proteins",
-        selection=dg.AssetSelection.groups("clusters"),
-        description="Taxon clusters with embeddings, and density clusters.",
+        selection=dg.AssetSelection.groups("clusters") | _CLUSTER_REPORT,
+        description="Taxon clusters with embeddings, and density clusters with their report.",
     ),
     dg.define_asset_job(
         "train_autoencoders",
@@ -31,7 +32,7 @@ JOBS = [
     dg.define_asset_job(
         "analyse_autoencoders",
         selection=dg.AssetSelection.assets("sae_metrics")
-        | dg.AssetSelection.groups("analysis", "report"),
+        | dg.AssetSelection.groups("analysis", "report") - _CLUSTER_REPORT,
         description="Metrics, analysis and report; launch as a backfill over k.",
     ),
 ]

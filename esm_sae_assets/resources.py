@@ -40,6 +40,11 @@ class DataRoot(dg.ConfigurableResource):
         return self.path("taxonomy_clusters.parquet")
 
     @property
+    def cluster_statistics(self) -> Path:
+        """Sizes and lengths of the taxa."""
+        return self.path("cluster_statistics.json")
+
+    @property
     def sampled_sequences(self) -> Path:
         """The sampled proteins of each taxon."""
         return self.path("sampled_sequences.json")
@@ -53,6 +58,16 @@ class DataRoot(dg.ConfigurableResource):
     def embedding_clusters(self) -> Path:
         """The table of density clusters."""
         return self.path("embedding_clusters.parquet")
+
+    @property
+    def cluster_summary(self) -> Path:
+        """The table of what each density cluster is."""
+        return self.path("embedding_clusters.summary.parquet")
+
+    @property
+    def cluster_report(self) -> Path:
+        """The page of the density clusters."""
+        return self.path("embedding_clusters.html")
 
     def sae(self, k: int, variant: str = "") -> Path:
         """Return the folder of an autoencoder's checkpoints."""

@@ -8,9 +8,16 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from esm_sae.embedding.encoders import encoder_names, untrained_name
 from esm_sae.errors import InputError
@@ -149,10 +156,27 @@ class SAESettings(_Section):
 class ClusterSettings(_Section):
     """Taxon clusters and clusters of the embedding space."""
 
+    taxonomy: str = ""
+    """NCBI's taxonomy (taxdump): its folder or archive, or the archive's URL, which is downloaded.
+    Empty: taxa stay as the headers give them."""
+    taxonomy_checksum: str = ""
+    """Checksum of a downloaded taxonomy, such as ``md5:...``; empty: none is known."""
+    rank: Literal[
+        "", "species", "genus", "family", "order", "class", "phylum", "kingdom", "superkingdom"
+    ] = ""
+    """Rank that taxa are lifted to, which needs a taxonomy; empty: they stay as they are."""
+    organism: Literal["common_ancestor", "representative"] = "common_ancestor"
+    """Whose taxon a UniRef record has: its members' common ancestor's, or its representative's."""
+    species_list: str = ""
+    """UniProt's list of organism codes (speclist.txt), a path or a URL, which is downloaded; it
+    gives representatives a TaxID. Empty: they are known by their codes."""
     taxon_min_size: int = Field(default=2_500, ge=1)
     """Fewest proteins, within the small sample's lengths, of a taxon that is sampled."""
     per_taxon: int = Field(default=100, ge=1)
     """Proteins sampled from each taxon."""
+    match_lengths: bool = False
+    """Whether the samples of all taxa have the same lengths, so that length can't pose as
+    taxonomy."""
     min_cluster_size: int = Field(default=50, ge=2)
     """Fewest proteins of a cluster that HDBSCAN reports."""
     min_samples: int = Field(default=5, ge=1)
@@ -161,6 +185,21 @@ class ClusterSettings(_Section):
     """Principal components that HDBSCAN sees."""
     fit_rows: int = Field(default=20_000, ge=2)
     """Most proteins that HDBSCAN is fitted to; the others are predicted."""
+    selection: Literal["auto", "eom", "leaf"] = "auto"
+    """Persistent clusters (eom) or the finest (leaf); auto takes eom unless it puts over 80% of
+    the proteins into one cluster."""
+    backend: Literal["hdbscan", "fast_hdbscan"] = "hdbscan"
+    """Package that fits HDBSCAN; fast_hdbscan comes with the extra ``fast``."""
+    map: Literal["pca", "umap"] = "pca"
+    """Layout of the map of the proteins; umap comes with the extra ``umap``."""
+
+    @model_validator(mode="after")
+    def _require_taxonomy(self) -> Self:
+        if self.rank and not self.taxonomy:
+            raise ValueError(f"rank '{self.rank}' needs a taxonomy; set clusters.taxonomy")
+        if self.species_list and self.organism != "representative":
+            raise ValueError("species_list is read only with organism = representative")
+        return self
 
 
 class Settings(_Section):

@@ -15,16 +15,17 @@ def summarise(settings: Settings) -> str:
     data = DataRoot(root=str(settings.root), latent_dim=settings.sae.latent_dim)
     shards = open_shards(data.shards)
     lines = [
-        f"proteins      {_sampled(data, LARGE_SAMPLE):,} in the large sample, "
-        f"{_sampled(data, SMALL_SAMPLE):,} in the small one",
+        f"proteins      {_counted(data.sample(LARGE_SAMPLE), 'sampled'):,} in the large sample, "
+        f"{_counted(data.sample(SMALL_SAMPLE), 'sampled'):,} in the small one",
         f"embeddings    {shards.rows:,} rows of width {shards.width}; "
         f"{shards.provenance.describe()}",
-        f"taxa          {len(_json(data.sampled_sequences)):,} sampled",
-        f"clusters      {len(_json(data.path('embedding_clusters.json'))) - 1:,} density clusters",
+        f"taxa          {_counted(data.sampled_sequences, 'clusters'):,} sampled",
+        f"clusters      {_counted(data.embedding_clusters, 'clusters'):,} density clusters",
         "",
         *_table(_HEADINGS, [_figures(data, k) for k in settings.sae.ks]),
         "",
         *(f"report        {data.analysis(k, 'report.html')}" for k in settings.sae.ks),
+        f"clusters      {data.cluster_report}",
         f"comparison    {data.path('comparison', 'comparison.png')}",
         "lineage       make dev, then http://127.0.0.1:3000",
     ]
@@ -59,9 +60,9 @@ def _table(headings: list[str], rows: list[list[str]]) -> list[str]:
     ]
 
 
-def _sampled(data: DataRoot, name: str) -> int:
-    manifest = read_manifest(manifest_beside(data.sample(name)))
-    return int(manifest.summary["sampled"]) if manifest else 0
+def _counted(file: Path, name: str) -> int:
+    manifest = read_manifest(manifest_beside(file))
+    return int(manifest.summary[name]) if manifest else 0
 
 
 def _json(path: Path) -> Any:

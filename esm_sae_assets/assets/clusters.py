@@ -7,56 +7,86 @@ from esm_sae.formats.shards import open_shards
 from esm_sae_assets import metadata
 from esm_sae_assets.assets import OWNERS
 from esm_sae_assets.assets.embeddings import embedding_options
+from esm_sae_assets.external import download_asset, place_of, state_of
 from esm_sae_assets.op_tags import GPU_OP_TAGS, GPU_POOL, MEMORY_POOL
 from esm_sae_assets.resources import DataRoot, EncoderResource
 from esm_sae_assets.settings import LARGE_SAMPLE, Settings, code_version
 
 GROUP = "clusters"
 
+TAXONOMY, SPECIES_LIST = "taxonomy", "species_list"
+
 
 def cluster_assets(settings: Settings) -> list[dg.AssetsDefinition]:
     """Build the assets of the group ``clusters``."""
+    return [*_taxon_assets(settings), *_density_assets(settings)]
+
+
+def _taxon_assets(settings: Settings) -> list[dg.AssetsDefinition]:
     chosen, samples = settings.clusters, settings.samples
-    sample = settings.embedding.sample
-    density = chosen.model_dump(exclude={"taxon_min_size", "per_taxon"})
     lengths = (samples.min_length, samples.small_max_length)
     # All residues of these proteins are kept, as float32.
     what_a_row_is = settings.embedding.model_dump(
         exclude={"sample", "sequences_per_shard", "residues_per_protein", "dtype", "device"}
     )
+    downloads = [
+        *download_asset(
+            TAXONOMY,
+            chosen.taxonomy,
+            group=GROUP,
+            description="NCBI's taxonomy as it came: ranks, names, and merged and deleted TaxIDs.",
+            checksum=chosen.taxonomy_checksum,
+        ),
+        *download_asset(
+            SPECIES_LIST,
+            chosen.species_list,
+            group=GROUP,
+            description="UniProt's list of organism codes as it came.",
+        ),
+    ]
 
     class SampledConfig(dg.Config):
         min_size: int = chosen.taxon_min_size
         """Fewest proteins of a taxon that is sampled."""
         per_taxon: int = chosen.per_taxon
         """Proteins sampled from each taxon."""
+        match_lengths: bool = chosen.match_lengths
+        """Whether the samples of all taxa have the same lengths."""
         seed: int = settings.seed
         """Which proteins are drawn."""
-
-    class DensityConfig(dg.Config):
-        min_cluster_size: int = chosen.min_cluster_size
-        """Fewest proteins of a cluster."""
-        min_samples: int = chosen.min_samples
-        """The larger, the more proteins are noise."""
-        seed: int = settings.seed
-        """Which proteins HDBSCAN is fitted to, where there are too many."""
 
     @dg.asset(
         group_name=GROUP,
         owners=OWNERS,
         kinds={"polars", "parquet"},
-        deps=[LARGE_SAMPLE],
-        code_version="1",
+        deps=[LARGE_SAMPLE, *downloads],
+        code_version=code_version(
+            2,
+            chosen.taxonomy,
+            state_of(chosen.taxonomy),
+            chosen.species_list,
+            state_of(chosen.species_list),
+            chosen.rank,
+            chosen.organism,
+        ),
     )
     def taxonomy_clusters(data: DataRoot) -> dg.MaterializeResult:
-        """The large sample's proteins by taxon: one row is one protein."""
+        """The large sample's proteins by taxon: one row is one protein.
+
+        With a rank in the settings those whose taxon lies above it are left out and counted.
+        """
         with metadata.materializing() as clock:
             product = clusters.cluster_taxa(
                 data.sample(LARGE_SAMPLE),
                 data.taxonomy_clusters,
-                statistics_path=data.path("cluster_statistics.json"),
+                statistics_path=data.cluster_statistics,
+                taxonomy=place_of(chosen.taxonomy, data, TAXONOMY),
+                rank=chosen.rank or None,
+                organism=chosen.organism,
+                species_list=place_of(chosen.species_list, data, SPECIES_LIST),
             )
-            return metadata.result(product, clock, table=product.path)
+            sizes = metadata.plot(clusters.taxa_figure(data.cluster_statistics), "taxa")
+            return metadata.result(product, clock, table=product.path, taxa=sizes)
 
     @dg.asset(
         group_name=GROUP,
@@ -64,7 +94,12 @@ def cluster_assets(settings: Settings) -> list[dg.AssetsDefinition]:
         kinds={"json"},
         deps=[taxonomy_clusters, LARGE_SAMPLE],
         code_version=code_version(
-            1, chosen.taxon_min_size, chosen.per_taxon, lengths, settings.seed
+            2,
+            chosen.taxon_min_size,
+            chosen.per_taxon,
+            chosen.match_lengths,
+            lengths,
+            settings.seed,
         ),
     )
     def sampled_sequences(config: SampledConfig, data: DataRoot) -> dg.MaterializeResult:
@@ -78,6 +113,7 @@ def cluster_assets(settings: Settings) -> list[dg.AssetsDefinition]:
                 per_cluster=config.per_taxon,
                 min_length=samples.min_length,
                 max_length=samples.small_max_length,
+                match_lengths=config.match_lengths,
                 seed=config.seed,
             )
             return metadata.result(
@@ -87,17 +123,17 @@ def cluster_assets(settings: Settings) -> list[dg.AssetsDefinition]:
     @dg.asset(
         group_name=GROUP,
         owners=OWNERS,
-        kinds={"torch", "json"},
+        kinds={"torch", "json", "parquet"},
         deps=[sampled_sequences],
         pool=GPU_POOL,
         op_tags=GPU_OP_TAGS,
-        code_version=code_version(2, what_a_row_is, settings.embedding.device_kind),
+        code_version=code_version(3, what_a_row_is, settings.embedding.device_kind),
     )
     def embedded_clusters(data: DataRoot, encoder: EncoderResource) -> dg.MaterializeResult:
         """The taxa's sampled proteins with their embeddings, pooled as the training rows are.
 
         Where those are residues, the proteins have their means, and all of their residues are
-        kept beside the JSON.
+        kept beside the JSON. A parquet table beside it has what the JSON has.
         """
         with metadata.materializing() as clock:
             product = embedding.embed_clusters(
@@ -108,13 +144,41 @@ def cluster_assets(settings: Settings) -> list[dg.AssetsDefinition]:
             )
             return metadata.result(product, clock, rows=product.manifest.summary["proteins"])
 
+    return [*downloads, taxonomy_clusters, sampled_sequences, embedded_clusters]
+
+
+def _density_assets(settings: Settings) -> list[dg.AssetsDefinition]:
+    chosen = settings.clusters
+    sample = settings.embedding.sample
+
+    class DensityConfig(dg.Config):
+        min_cluster_size: int = chosen.min_cluster_size
+        """Fewest proteins of a cluster."""
+        min_samples: int = chosen.min_samples
+        """The larger, the more proteins are noise."""
+        components: int = chosen.components
+        """Principal components that HDBSCAN sees."""
+        fit_rows: int = chosen.fit_rows
+        """Most proteins that HDBSCAN is fitted to; the others are predicted."""
+        seed: int = settings.seed
+        """Which proteins HDBSCAN is fitted to, where there are too many."""
+
     @dg.asset(
         group_name=GROUP,
         owners=OWNERS,
         kinds={"parquet"},
         deps=["embedding_manifest"],
         pool=MEMORY_POOL,
-        code_version=code_version(1, density, settings.seed),
+        code_version=code_version(
+            2,
+            chosen.min_cluster_size,
+            chosen.min_samples,
+            chosen.components,
+            chosen.fit_rows,
+            chosen.selection,
+            chosen.backend,
+            settings.seed,
+        ),
     )
     def embedding_clusters(config: DensityConfig, data: DataRoot) -> dg.MaterializeResult:
         """Density clusters (HDBSCAN) of the training sample's embeddings, one per protein.
@@ -122,22 +186,18 @@ def cluster_assets(settings: Settings) -> list[dg.AssetsDefinition]:
         One row is one protein; cluster -1 is noise.
         """
         with metadata.materializing() as clock:
-            shards = open_shards(data.shards)
             product = clusters.cluster_embeddings(
-                shards,
+                open_shards(data.shards),
                 data.embedding_clusters,
                 min_cluster_size=config.min_cluster_size,
                 min_samples=config.min_samples,
-                components=chosen.components,
-                fit_rows=chosen.fit_rows,
+                components=config.components,
+                fit_rows=config.fit_rows,
+                selection=chosen.selection,
+                backend=chosen.backend,
                 seed=config.seed,
             )
-            embedding_map = metadata.plot(
-                clusters.embedding_map(shards, product.path, seed=config.seed), "clusters"
-            )
-            return metadata.result(
-                product, clock, table=product.path, map=embedding_map, seed=config.seed
-            )
+            return metadata.result(product, clock, table=product.path, seed=config.seed)
 
     @dg.asset(
         group_name=GROUP,
@@ -156,10 +216,30 @@ def cluster_assets(settings: Settings) -> list[dg.AssetsDefinition]:
             )
             return metadata.result(product, clock)
 
-    return [
-        taxonomy_clusters,
-        sampled_sequences,
-        embedded_clusters,
-        embedding_clusters,
-        embedding_clusters_json,
-    ]
+    @dg.asset(
+        group_name=GROUP,
+        owners=OWNERS,
+        kinds={"parquet"},
+        deps=[embedding_clusters],
+        code_version=code_version(1, settings.similarity_clusters, chosen.map, settings.seed),
+    )
+    def embedding_cluster_summary(data: DataRoot) -> dg.MaterializeResult:
+        """What the density clusters are: one row is one cluster.
+
+        Its size, its medoid, the taxa and the words of names that are commoner in it than
+        elsewhere, and the similarity clusters it joins; beside it a map of the proteins.
+        """
+        with metadata.materializing() as clock:
+            product = clusters.describe_clusters(
+                data.embedding_clusters,
+                data.cluster_summary,
+                similarity_clusters=settings.similarity_clusters or None,
+                layout=chosen.map,
+                seed=settings.seed,
+            )
+            embedding_map = metadata.plot(clusters.embedding_map(product.path), "clusters")
+            return metadata.result(
+                product, clock, table=product.path, map=embedding_map, seed=settings.seed
+            )
+
+    return [embedding_clusters, embedding_clusters_json, embedding_cluster_summary]

@@ -1,4 +1,4 @@
-"""Report: one self-contained HTML page per k."""
+"""Reports: self-contained HTML pages, one per k and one of the density clusters."""
 
 import dagster as dg
 
@@ -44,4 +44,21 @@ def report_assets(settings: Settings) -> list[dg.AssetsDefinition]:
             )
             return metadata.result(product, clock)
 
-    return [feature_report]
+    @dg.asset(
+        group_name=GROUP,
+        owners=OWNERS,
+        kinds={"html"},
+        deps=["embedding_cluster_summary", "embedding_clusters"],
+        code_version="1",
+    )
+    def embedding_cluster_report(data: DataRoot) -> dg.MaterializeResult:
+        """The density clusters and their map as a page to browse and share."""
+        with metadata.materializing() as clock:
+            product = report.write_cluster_report(
+                data.cluster_report,
+                summary=data.cluster_summary,
+                table=data.embedding_clusters,
+            )
+            return metadata.result(product, clock)
+
+    return [feature_report, embedding_cluster_report]

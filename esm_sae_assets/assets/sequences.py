@@ -1,7 +1,5 @@
 """Sequences: UniRef50 and the two samples drawn from it."""
 
-from pathlib import Path
-
 import dagster as dg
 
 from esm_sae import sequences
@@ -9,6 +7,7 @@ from esm_sae.formats.sequence_index import index_path
 from esm_sae.sequences.figures import sample_figure
 from esm_sae_assets import metadata
 from esm_sae_assets.assets import OWNERS
+from esm_sae_assets.external import state_of
 from esm_sae_assets.resources import DataRoot
 from esm_sae_assets.settings import LARGE_SAMPLE, SMALL_SAMPLE, Settings, code_version
 
@@ -30,7 +29,7 @@ def sequence_assets(settings: Settings) -> list[dg.AssetsDefinition]:
         code_version=code_version(
             2,
             settings.source,
-            _state_of(settings.source),
+            state_of(settings.source),
             settings.source_checksum,
             settings.source_metalink,
         ),
@@ -115,15 +114,6 @@ def sequence_assets(settings: Settings) -> list[dg.AssetsDefinition]:
             return _sample_result(report, clock, config.seed)
 
     return [uniref50_fasta, uniref50_10M_sample, uniref50_1M_sample]
-
-
-def _state_of(source: str) -> str:
-    """Return size and time of a local source, so that one replaced in place is seen."""
-    path = Path(source)
-    if not path.is_file():
-        return ""
-    state = path.stat()
-    return f"{state.st_size}:{state.st_mtime_ns}"
 
 
 def _sample_result(

@@ -2,9 +2,13 @@
 
 import hashlib
 import inspect
+import io
 import re
+import shutil
+import tarfile
 
 import dagster as dg
+import polars as pl
 import pytest
 
 from esm_sae_assets.definitions import build_defs
@@ -32,6 +36,8 @@ UNPARTITIONED = [
     "embedded_clusters",
     "embedding_clusters",
     "embedding_clusters_json",
+    "embedding_cluster_summary",
+    "embedding_cluster_report",
 ]
 
 
@@ -114,6 +120,45 @@ def test_a_source_on_the_web_is_downloaded_and_sampled(settings_of, serve, small
     assert (tmp_path / "data" / "uniref50.fasta.gz").read_bytes() == content
     assert _call(settings, "uniref50_10M_sample").metadata["sampled"] > 0
     assert _call(settings, "uniref50_fasta").metadata["unchanged"] is True
+
+
+def test_a_taxonomy_on_the_web_is_downloaded_and_lifts_the_taxa(
+    settings_of, serve, small_graph, tmp_path
+):
+    served, address = serve
+    root = tmp_path / "data"
+    made, _, _ = small_graph
+    proteins = pl.read_parquet(made.root / "uniref50_10M_sample.index.parquet")
+    _write_taxdump(served / "taxdump.tar.gz", proteins["taxon"].unique().sort().to_list())
+    shutil.copytree(made.root, root, ignore=shutil.ignore_patterns("L64*", "embeddings*"))
+    chosen = {"taxonomy": f"{address}/taxdump.tar.gz", "rank": "genus"}
+    settings = settings_of(root, clusters=chosen)
+    assert _call(settings, "taxonomy").metadata["bytes"] > 0
+    lifted = _call(settings, "taxonomy_clusters")
+    assert lifted.metadata["clusters"] == 2
+    genera = pl.read_parquet(root / "taxonomy_clusters.parquet")
+    assert set(genera["cluster"]) == {"Alpha", "Beta"}
+    assert set(genera["taxid"]) == {50, 60}
+    assert _call(settings, "taxonomy").metadata["unchanged"] is True
+
+
+def _write_taxdump(path, species):
+    """Write an NCBI taxonomy of the given species, which are in two genera by turns."""
+    nodes = [(1, 1, "no rank"), (2, 1, "domain"), (50, 2, "genus"), (60, 2, "genus")]
+    names = {1: "root", 2: "Bacteria", 50: "Alpha", 60: "Beta"}
+    for number, name in enumerate(species):
+        nodes.append((1000 + number, 50 + 10 * (number % 2), "species"))
+        names[1000 + number] = name
+    files = {
+        "nodes.dmp": ["\t|\t".join(map(str, node)) for node in nodes],
+        "names.dmp": [f"{id}\t|\t{name}\t|\t\t|\tscientific name" for id, name in names.items()],
+    }
+    with tarfile.open(path, "w:gz") as archive:
+        for name, lines in files.items():
+            content = "".join(f"{line}\t|\n" for line in lines).encode()
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
 
 
 def _call(settings, name):

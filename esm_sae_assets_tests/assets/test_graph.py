@@ -12,8 +12,8 @@ from esm_sae_assets.currency import Target, is_current, targets_in_order
 from esm_sae_assets.definitions import build_defs
 from esm_sae_assets.demo import run_graph
 
-# 11 unpartitioned assets, 2 shards, 8 assets for each of 2 values of k.
-TARGETS = 11 + 2 + 8 * 2
+# 13 unpartitioned assets, 2 shards, 8 assets for each of 2 values of k.
+TARGETS = 13 + 2 + 8 * 2
 
 
 def test_every_asset_partition_is_materialised(small_graph):
@@ -49,8 +49,12 @@ def test_outputs_have_the_names_of_the_design(small_graph):
         "cluster_statistics.json",
         "sampled_sequences.json",
         "embedded_clusters.json",
+        "embedded_clusters.parquet",
         "embedding_clusters.parquet",
+        "embedding_clusters.points.npy",
         "embedding_clusters.json",
+        "embedding_clusters.summary.parquet",
+        "embedding_clusters.html",
         "analysis/L64_k8/activations/manifest.json",
         "analysis/L64_k8/taxonomy/feature_taxonomy_mapping.json",
         "analysis/L64_k8/feature_summary.parquet",

@@ -20,9 +20,10 @@ GROUPS = {
         "embedded_clusters",
         "embedding_clusters",
         "embedding_clusters_json",
+        "embedding_cluster_summary",
     },
     "analysis": {"feature_activations", "feature_taxonomy", "feature_summary"},
-    "report": {"feature_report"},
+    "report": {"feature_report", "embedding_cluster_report"},
 }
 # Only there where the settings ask for a replicate and an untrained baseline.
 WHERE_ASKED_FOR = {
@@ -30,7 +31,7 @@ WHERE_ASKED_FOR = {
     "sae": {"sae_replicate", "sae_untrained"},
 }
 TRAINED = {"sae_checkpoint", *WHERE_ASKED_FOR["sae"]}
-BY_K = {*TRAINED, "sae_metrics", *GROUPS["analysis"], *GROUPS["report"]}
+BY_K = {*TRAINED, "sae_metrics", *GROUPS["analysis"], "feature_report"}
 ON_GPU = {
     *TRAINED,
     "embedding_shards",
@@ -102,9 +103,9 @@ def test_jobs(profile):
     assert selected == {
         "sample_sequences": GROUPS["sequences"],
         "embed_shards": {"embedding_shards"},
-        "cluster_proteins": GROUPS["clusters"],
+        "cluster_proteins": {*GROUPS["clusters"], "embedding_cluster_report"},
         "train_autoencoders": TRAINED & found,
-        "analyse_autoencoders": {"sae_metrics", *GROUPS["analysis"], *GROUPS["report"]},
+        "analyse_autoencoders": {"sae_metrics", *GROUPS["analysis"], "feature_report"},
     }
     assert jobs["train_autoencoders"].backfill_policy.policy_type == BackfillPolicyType.SINGLE_RUN
 
@@ -267,8 +268,42 @@ def test_a_changed_setting_changes_the_code_version_of_what_reads_it():
     for name in ("source_checksum", "source_metalink"):
         changed = _code_versions(**{name: "md5:0"})
         assert {name for name in base if base[name] != changed[name]} == {"uniref50_fasta"}
-    changed = _code_versions(clusters={"taxon_min_size": 3})
-    assert {name for name in base if base[name] != changed[name]} == {"sampled_sequences"}
+    for change, expected in (
+        ({"taxon_min_size": 3}, "sampled_sequences"),
+        ({"match_lengths": True}, "sampled_sequences"),
+        ({"taxonomy": "taxdump"}, "taxonomy_clusters"),
+        ({"organism": "representative"}, "taxonomy_clusters"),
+        ({"fit_rows": 500}, "embedding_clusters"),
+        ({"backend": "fast_hdbscan"}, "embedding_clusters"),
+        ({"map": "umap"}, "embedding_cluster_summary"),
+    ):
+        changed = _code_versions(clusters=change)
+        assert {name for name in base if base[name] != changed[name]} == {expected}
+
+
+def test_a_taxonomy_on_the_web_is_an_asset_that_the_taxa_depend_on():
+    chosen = {
+        "taxonomy": "https://example.org/pub/taxdump.tar.gz",
+        "rank": "genus",
+        "organism": "representative",
+        "species_list": "https://example.org/docs/speclist.txt",
+    }
+    graph = build_defs(load_settings({}, clusters=chosen)).resolve_asset_graph()
+    node = graph.get(dg.AssetKey("taxonomy_clusters"))
+    parents = {key.to_user_string() for key in node.parent_keys}
+    assert parents == {"uniref50_10M_sample", "taxonomy", "species_list"}
+    assert {"taxonomy", "species_list"} <= _groups(graph)["clusters"]
+
+
+def test_a_local_taxonomy_that_is_replaced_makes_the_taxa_stale(tmp_path):
+    folder = tmp_path / "taxdump"
+    folder.mkdir()
+    (folder / "nodes.dmp").write_text("1\t|\t1\t|\tno rank\t|\n")
+    before = _code_versions(clusters={"taxonomy": str(folder)})
+    assert _code_versions(clusters={"taxonomy": str(folder)}) == before
+    (folder / "nodes.dmp").write_text("1\t|\t1\t|\tno rank\t|\n2\t|\t1\t|\tdomain\t|\n")
+    after = _code_versions(clusters={"taxonomy": str(folder)})
+    assert {name for name in before if before[name] != after[name]} == {"taxonomy_clusters"}
 
 
 def test_a_replicate_leaves_all_else_as_it_is():

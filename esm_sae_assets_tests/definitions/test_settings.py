@@ -167,6 +167,13 @@ def test_the_demo_can_be_set_to_protein_rows(pooling):
         ({"ESM_SAE_EMBEDDING_LONG_SEQUENCES": "fold"}, "embedding.long_sequences = 'fold'"),
         ({"ESM_SAE_SAE_PRECISION": "float16"}, "sae.precision = 'float16'"),
         ({"ESM_SAE_SAE_AUX_ALPHA": "inf"}, "sae.aux_alpha = 'inf'"),
+        ({"ESM_SAE_CLUSTERS_RANK": "genus"}, "rank 'genus' needs a taxonomy"),
+        ({"ESM_SAE_CLUSTERS_RANK": "tribe"}, "clusters.rank = 'tribe'"),
+        (
+            {"ESM_SAE_CLUSTERS_SPECIES_LIST": "speclist.txt"},
+            "species_list is read only with organism = representative",
+        ),
+        ({"ESM_SAE_CLUSTERS_MAP": "tsne"}, "clusters.map = 'tsne'"),
         (
             {"ESM_SAE_EMBEDDING_ENCODER": "mine"},
             "encoder 'mine' has no untrained twin; register 'mine_untrained', or set "
