@@ -48,7 +48,7 @@ def fit_hdbscan(
     Args:
         points: the points.
         min_cluster_size: fewest points of a cluster.
-        min_samples: neighbours that make a point's density.
+        min_samples: neighbours that make a point's density; at most all others do.
         selection: ``auto`` takes ``eom`` unless that puts over 80% of the points into one
             cluster, and then ``leaf``.
         backend: ``hdbscan`` searches the points' minimum spanning tree with a k-d tree,
@@ -56,7 +56,10 @@ def fit_hdbscan(
             the time in tens of dimensions. They choose differently between edges of the same
             length, of which mutual reachability makes many.
     """
-    options: dict[str, Any] = {"min_cluster_size": min_cluster_size, "min_samples": min_samples}
+    options: dict[str, Any] = {
+        "min_cluster_size": min_cluster_size,
+        "min_samples": min(min_samples, len(points) - 1),
+    }
     if backend == "fast_hdbscan":
         fit_by = _fast_hdbscan(points, options)
     else:

@@ -89,6 +89,16 @@ def test_few_points_are_no_trouble(count, backend, width):
     assert scores.max() <= 1
 
 
+def test_more_neighbours_than_there_are_points_are_all_of_them():
+    points = np.random.default_rng(0).normal(size=(30, 4))
+    slow, fast = (
+        fitted(points, min_samples=50, backend=name) for name in ("hdbscan", "fast_hdbscan")
+    )
+    np.testing.assert_array_equal(slow.labels, fast.labels)
+    np.testing.assert_allclose(slow.tree.score_fitted(), fast.tree.score_fitted(), atol=1e-6)
+    assert slow.tree.score_fitted().max() > 0
+
+
 def test_a_graph_of_neighbours_holds_the_spanning_tree_of_separate_parts():
     rng = np.random.default_rng(0)
     parts = [rng.normal(size=(30, 5)) + 100 * rng.normal(size=5) for _ in range(7)]
