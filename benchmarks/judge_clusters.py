@@ -3,8 +3,8 @@
     make demo
     python benchmarks/judge_clusters.py --data data
 
-On a data folder of the demo: the density clusters beside k-means on amino-acid composition and
-length, and on the same points, of the same proteins in as many clusters. Copies (equal
+On a data folder of the demo: the density clusters beside k-means on amino-acid composition, with
+and without length, and on the same points, of the same proteins in as many clusters. Copies (equal
 sequences) are removed first. Names are those of headers: evidence of kinship, not proof.
 """
 
@@ -105,7 +105,8 @@ def judge(proteins: Proteins) -> dict[str, Any]:
     partitions = {
         "density": [inside.clusters],
         "k-means, points": _k_means(inside.points, clusters),
-        "k-means, composition": _k_means(inside.features, clusters),
+        "k-means, composition": _k_means(inside.features[:, : len(AMINO_ACIDS)], clusters),
+        "k-means, composition and length": _k_means(inside.features, clusters),
         "30% similarity": [inside.similarity],
     }
     return {

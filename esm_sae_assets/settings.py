@@ -199,6 +199,10 @@ class ClusterSettings(_Section):
             raise ValueError(f"rank '{self.rank}' needs a taxonomy; set clusters.taxonomy")
         if self.species_list and self.organism != "representative":
             raise ValueError("species_list is read only with organism = representative")
+        if self.organism == "representative" and self.taxonomy and not self.species_list:
+            raise ValueError(
+                "organism codes have a TaxID only by a species list; set clusters.species_list"
+            )
         return self
 
 

@@ -173,6 +173,13 @@ def test_the_demo_can_be_set_to_protein_rows(pooling):
             {"ESM_SAE_CLUSTERS_SPECIES_LIST": "speclist.txt"},
             "species_list is read only with organism = representative",
         ),
+        (
+            {
+                "ESM_SAE_CLUSTERS_ORGANISM": "representative",
+                "ESM_SAE_CLUSTERS_TAXONOMY": "taxdump",
+            },
+            "set clusters.species_list",
+        ),
         ({"ESM_SAE_CLUSTERS_MAP": "tsne"}, "clusters.map = 'tsne'"),
         (
             {"ESM_SAE_EMBEDDING_ENCODER": "mine"},
