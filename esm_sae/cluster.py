@@ -8,11 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from esm_sae import cli
-from esm_sae.clusters import RANKS, cluster_embeddings, cluster_taxa, describe_clusters
+from esm_sae.clusters import (
+    RANKS,
+    cluster_embeddings,
+    cluster_taxa,
+    describe_clusters,
+    require_layout,
+)
 from esm_sae.errors import InputError
 from esm_sae.formats.manifest import Product
 from esm_sae.formats.shards import open_shards
 from esm_sae.report import write_cluster_report
+from esm_sae.split import read_similarity_clusters
 
 # The options of each way, by what they are for.
 _DENSITY = (
@@ -26,7 +33,15 @@ _DENSITY = (
 )
 _DESCRIPTION = ("similarity_clusters", "map")
 _BY_EMBEDDING = ("np_dir", *_DENSITY, *_DESCRIPTION)
-_BY_TAXON = ("fasta", "taxonomy", "rank", "organism", "species_list")
+_BY_TAXON = ("fasta", "statistics", "taxonomy", "rank", "organism", "species_list")
+# Why records are left out, by the name of the count.
+_LEFT_OUT = {
+    "without_taxon": "without a taxon",
+    "without_code": "without an organism code",
+    "unknown_taxon": "of a taxon that the taxonomy does not know",
+    "above_rank": "of a taxon above the rank",
+    "rank_missing": "of a lineage without the rank",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         "python -m esm_sae.cluster --np_dir data/embeddings3 --output data/clusters.parquet\n"
         "  python -m esm_sae.cluster --by taxon --fasta proteins.fasta --output data/taxa.parquet\n"
         "  python -m esm_sae.cluster --by taxon --fasta proteins.fasta --taxonomy taxdump.tar.gz "
-        "--rank family --output data/families.parquet",
+        "--rank family --output data/families/taxa.parquet",
         seed=True,
     )
     parser.add_argument(
@@ -108,6 +123,13 @@ def _add_embedding_options(group: argparse._ArgumentGroup) -> None:
 def _add_taxon_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--fasta", metavar="PATH", help="FASTA file whose headers name the taxa")
     group.add_argument(
+        "--statistics",
+        type=Path,
+        metavar="PATH",
+        help="where the taxa's sizes and lengths go (default: cluster_statistics.json beside the "
+        "table)",
+    )
+    group.add_argument(
         "--taxonomy",
         metavar="PATH",
         help="NCBI's taxdump, its folder or archive; brings TaxIDs and names up to date "
@@ -136,14 +158,27 @@ def _run(options: argparse.Namespace) -> str:
         if options.fasta is None:
             raise InputError("--by taxon needs --fasta, the file whose headers name the taxa")
         given = _given(options, _BY_TAXON)
-        return _describe_taxa(cluster_taxa(given.pop("fasta"), options.output, **given))
+        statistics = given.pop("statistics", None)
+        return _describe_taxa(
+            cluster_taxa(given.pop("fasta"), options.output, statistics_path=statistics, **given)
+        )
     _refuse(options, _BY_TAXON)
     if options.np_dir is None:
         raise InputError("--by embedding needs --np_dir, the folder of embeddings")
+    if options.output.suffix != ".parquet":
+        raise InputError(
+            f"{options.output}: the summary and the page beside the table are named after it; give "
+            "it a name that ends in .parquet"
+        )
     return _by_embedding(options)
 
 
 def _by_embedding(options: argparse.Namespace) -> str:
+    # What the description needs is looked at first: clustering may take long.
+    layout = options.map or "pca"
+    require_layout(layout)
+    if options.similarity_clusters is not None:
+        read_similarity_clusters(options.similarity_clusters)
     table = cluster_embeddings(
         open_shards(options.np_dir), options.output, **_given(options, _DENSITY)
     )
@@ -153,7 +188,7 @@ def _by_embedding(options: argparse.Namespace) -> str:
         table.path,
         table.path.with_suffix(".summary.parquet"),
         similarity_clusters=options.similarity_clusters,
-        layout=options.map or "pca",
+        layout=layout,
         seed=options.seed or 0,
     )
     report = write_cluster_report(
@@ -174,11 +209,19 @@ def _refuse(options: argparse.Namespace, names: Sequence[str]) -> None:
 def _describe_taxa(product: Product) -> str:
     summary = product.manifest.summary
     largest = summary["top_taxa"][0]
-    return (
+    left_out = [
+        f"{summary[reason]:,} {words}" for reason, words in _LEFT_OUT.items() if summary.get(reason)
+    ]
+    lines = [
         f"{product.path}: {summary['clusters']:,} taxa of {summary['clustered']:,} of "
-        f"{summary['records']:,} records, {summary['without_taxon']:,} without a taxon; the "
-        f"largest is {largest['cluster']} with {largest['size']:,}"
-    )
+        f"{summary['records']:,} records; the largest is {largest['cluster']} with "
+        f"{largest['size']:,}",
+        f"left out: {', '.join(left_out) or 'none'}",
+    ]
+    if summary.get("left_out"):
+        shares = [f"{row['members']}: {row['left_out_share']:.1%}" for row in summary["left_out"]]
+        lines.append(f"share left out by members of the UniRef cluster: {', '.join(shares)}")
+    return "\n".join(lines)
 
 
 def _describe_embeddings(product: Product) -> str:

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -67,6 +68,12 @@ def _run(options: argparse.Namespace) -> str:
         seed=options.seed,
     )
     summary = product.manifest.summary
+    if summary.get("clusters_without_common_lengths", 0) > summary["clusters"]:
+        warnings.warn(
+            f"{product.path}: most of the large enough clusters lack some lengths; lower "
+            "--per_cluster or narrow the length range",
+            stacklevel=2,
+        )
     lacking = summary.get("clusters_without_common_lengths")
     lengths = summary["lengths"]
     return (

@@ -19,6 +19,8 @@ from pydantic import (
     model_validator,
 )
 
+from esm_sae import storage
+from esm_sae.clusters import Backend, Layout, Organism, Rank, Selection
 from esm_sae.embedding.encoders import encoder_names, untrained_name
 from esm_sae.errors import InputError
 
@@ -161,11 +163,9 @@ class ClusterSettings(_Section):
     Empty: taxa stay as the headers give them."""
     taxonomy_checksum: str = ""
     """Checksum of a downloaded taxonomy, such as ``md5:...``; empty: none is known."""
-    rank: Literal[
-        "", "species", "genus", "family", "order", "class", "phylum", "kingdom", "superkingdom"
-    ] = ""
+    rank: Literal["", Rank] = ""
     """Rank that taxa are lifted to, which needs a taxonomy; empty: they stay as they are."""
-    organism: Literal["common_ancestor", "representative"] = "common_ancestor"
+    organism: Organism = "common_ancestor"
     """Whose taxon a UniRef record has: its members' common ancestor's, or its representative's."""
     species_list: str = ""
     """UniProt's list of organism codes (speclist.txt), a path or a URL, which is downloaded; it
@@ -185,18 +185,20 @@ class ClusterSettings(_Section):
     """Principal components that HDBSCAN sees."""
     fit_rows: int = Field(default=20_000, ge=2)
     """Most proteins that HDBSCAN is fitted to; the others are predicted."""
-    selection: Literal["auto", "eom", "leaf"] = "auto"
+    selection: Selection = "auto"
     """Persistent clusters (eom) or the finest (leaf); auto takes eom unless it puts over 80% of
     the proteins into one cluster."""
-    backend: Literal["hdbscan", "fast_hdbscan"] = "hdbscan"
+    backend: Backend = "hdbscan"
     """Package that fits HDBSCAN; fast_hdbscan comes with the extra ``fast``."""
-    map: Literal["pca", "umap"] = "pca"
+    map: Layout = "pca"
     """Layout of the map of the proteins; umap comes with the extra ``umap``."""
 
     @model_validator(mode="after")
     def _require_taxonomy(self) -> Self:
         if self.rank and not self.taxonomy:
             raise ValueError(f"rank '{self.rank}' needs a taxonomy; set clusters.taxonomy")
+        if self.taxonomy_checksum and not storage.is_http_url(self.taxonomy):
+            raise ValueError("taxonomy_checksum is that of a download; the taxonomy is none")
         if self.species_list and self.organism != "representative":
             raise ValueError("species_list is read only with organism = representative")
         if self.organism == "representative" and self.taxonomy and not self.species_list:

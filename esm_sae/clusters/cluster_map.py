@@ -75,17 +75,14 @@ def cluster_map(
     if layout == "umap":
         plane = _umap_layout(chosen, plane, seed)
     plane = plane[place]
-    return (
-        table[rows]
-        .select(
-            "sequence_id",
-            pl.Series("row", rows),
-            "cluster",
-            pl.Series("x", plane[:, 0]),
-            pl.Series("y", plane[:, 1]),
-        )
-        .cast(pl.Schema(MAP_SCHEMA))
-    )  # pyright: ignore[reportArgumentType]
+    drawn = table[rows].select(
+        "sequence_id",
+        pl.Series("row", rows),
+        "cluster",
+        pl.Series("x", plane[:, 0]),
+        pl.Series("y", plane[:, 1]),
+    )
+    return drawn.select(pl.col(name).cast(dtype) for name, dtype in MAP_SCHEMA.items())
 
 
 def _umap_layout(points: np.ndarray, start: np.ndarray, seed: int) -> np.ndarray:

@@ -2,12 +2,14 @@
 
 import polars as pl
 
+from esm_sae.formats.clusters_json import NOISE
+
 
 def name_clusters(taxa: pl.DataFrame) -> pl.DataFrame:
     """Name every cluster by its commonest name, ties by the name.
 
     Clusters of one name and different TaxIDs stay apart as ``Name (taxid)``; one with no name is
-    ``TaxID taxid``.
+    ``TaxID taxid``, and one named as noise is, ``-1``, is ``taxon -1``.
 
     Args:
         taxa: key (TaxID of the cluster, null where it has none), name_key (the name that is its
@@ -24,6 +26,7 @@ def name_clusters(taxa: pl.DataFrame) -> pl.DataFrame:
         .agg(pl.col("name").drop_nulls().first().alias("cluster"))
         .with_columns(pl.col("cluster").fill_null(pl.format("TaxID {}", "key")))
     )
+    named = named.with_columns(pl.col("cluster").replace(NOISE, _other_than_noise(named)))
     # A name given apart, 'Name (taxid)', can itself be the plain name of another taxon.
     while named["cluster"].is_duplicated().any():
         shared = pl.col("cluster").is_duplicated() & pl.col("key").is_not_null()
@@ -32,3 +35,10 @@ def name_clusters(taxa: pl.DataFrame) -> pl.DataFrame:
             pl.when(shared).then(apart).otherwise("cluster").alias("cluster")
         )
     return named
+
+
+def _other_than_noise(named: pl.DataFrame) -> str:
+    name = f"taxon {NOISE}"
+    while (named["cluster"] == name).any():
+        name = f"taxon {name}"
+    return name

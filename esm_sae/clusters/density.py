@@ -19,7 +19,12 @@ from esm_sae.clusters.hdbscan_fits import (
 from esm_sae.clusters.points import points_path
 from esm_sae.clusters.prediction import Predictor
 from esm_sae.errors import InputError
-from esm_sae.formats.manifest import Product, manifest_beside, produce_files
+from esm_sae.formats.manifest import (
+    Product,
+    manifest_beside,
+    produce_files,
+    require_unclaimed,
+)
 from esm_sae.formats.shards import EmbeddingShards
 from esm_sae.progress import progress
 
@@ -74,18 +79,19 @@ def cluster_embeddings(
         selection: ``eom`` (excess of mass) finds the most persistent clusters, ``leaf`` the
             finest; ``auto`` takes ``eom`` unless it puts over 80% of the rows into one cluster.
         backend: package that fits. ``fast_hdbscan`` (extra ``fast``) is several times faster from
-            some 10,000 fitted rows on and finds nearly the same clusters.
+            some 20,000 fitted rows on and finds nearly the same clusters, but for ties.
         seed: of the sample, and of the search for components.
 
     Raises:
         InputError: an option is out of range, the backend is not installed, there are fewer
             distinct rows than ``min_cluster_size``, a row holds NaN, infinity or a number beyond
-            1e15, or all rows are equal.
+            1e15, all rows are equal, or a file to write belongs to another output.
     """
     target = Path(output_parquet)
     proteins = shards.means()
     _require_options(min_cluster_size, min_samples, components, fit_rows, selection)
     require_backend(backend)
+    require_unclaimed([target, points_path(target)], manifest_beside(target))
 
     def build(temporaries: list[Path]) -> dict[str, Any]:
         _require_rows(proteins, proteins.rows, "rows", min_cluster_size)

@@ -12,6 +12,7 @@ from esm_sae.clusters.members import Members
 from esm_sae.clusters.tables import ClusterTable, identity_of_file, is_table, open_table
 from esm_sae.errors import InputError
 from esm_sae.formats.clusters_json import read_sequences
+from esm_sae.progress import progress
 
 
 class MemberSource(NamedTuple):
@@ -54,8 +55,12 @@ def _of_table(table: ClusterTable) -> MemberSource:
     located = table.located()
 
     def pairs(chosen: np.ndarray) -> list[tuple[str, str]]:
-        found = dict(table.records(located, chosen))
-        return [(found[place].sequence, found[place].header) for place in range(len(chosen))]
+        found = {}
+        with progress(len(chosen), unit="sequences", description="reading sequences") as shown:
+            for place, record in table.records(located, chosen):
+                found[place] = (record.sequence, record.header)
+                shown.update(1)
+        return [found[place] for place in range(len(chosen))]
 
     return MemberSource(located.members, pairs)
 
@@ -64,9 +69,11 @@ def _of_json(path: storage.PathLike) -> MemberSource:
     """Read a cluster JSON; its sequences are read a second time, those that are drawn."""
     numbers: dict[str, int] = {}
     clusters, lengths = array("I"), array("i")
-    for member in read_sequences(path):
-        clusters.append(numbers.setdefault(member.cluster, len(numbers)))
-        lengths.append(len(member.sequence))
+    with progress(None, unit="sequences", description="reading clusters") as shown:
+        for member in read_sequences(path):
+            clusters.append(numbers.setdefault(member.cluster, len(numbers)))
+            lengths.append(len(member.sequence))
+            shown.update(1)
     names = sorted(numbers)
     places = np.empty(len(names), dtype=np.uint32)
     places[[numbers[name] for name in names]] = np.arange(len(names))

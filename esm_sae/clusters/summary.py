@@ -20,6 +20,7 @@ from esm_sae.formats.manifest import (
     manifest_beside,
     produce_files,
     read_manifest,
+    require_unclaimed,
 )
 from esm_sae.split import similarity_clusters_path
 
@@ -84,6 +85,7 @@ def describe_clusters(
     if output.resolve() == source.resolve():
         raise InputError(f"{output}: is the table to describe; name another file to write")
     require_layout(layout)
+    require_unclaimed([output, map_path(output)], manifest_beside(output))
     _require_table(source)
     axes, embeddings = _recorded(source, layout)
     determinants = {

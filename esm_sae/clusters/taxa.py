@@ -17,7 +17,12 @@ from esm_sae.clusters.taxa_statistics import (
 from esm_sae.clusters.taxon_choice import KEYS, Organism, TaxonChoice
 from esm_sae.clusters.taxonomy import Rank
 from esm_sae.errors import InputError
-from esm_sae.formats.manifest import Product, manifest_beside, produce_files
+from esm_sae.formats.manifest import (
+    Product,
+    manifest_beside,
+    produce_files,
+    require_unclaimed,
+)
 from esm_sae.formats.sequence_index import scan_index
 from esm_sae.progress import progress
 
@@ -87,6 +92,7 @@ def cluster_taxa(
             f"{statistics}: the statistics go into the table's folder, {table.parent}, "
             "under another name"
         )
+    require_unclaimed([table, statistics], manifest_beside(table))
     choice = TaxonChoice(taxonomy, rank, organism, species_list)
     source = recorded_source(fasta, table)
 

@@ -92,7 +92,7 @@ def line_of(source: storage.PathLike, name: str, row: int) -> str:
 
 
 def _require_fetched(source: storage.PathLike) -> None:
-    if os.fspath(source).lower().startswith(("http://", "https://")):
+    if storage.is_http_url(source):
         raise InputError(
             f"{os.fspath(source)}: fetch it first with python -m esm_sae.download, and name the "
             "file that this writes"

@@ -26,7 +26,13 @@ from esm_sae.formats.embedded_clusters import (
 )
 from esm_sae.formats.headers import parse_header
 from esm_sae.formats.json_lists import entry_of
-from esm_sae.formats.manifest import Product, identity_of, manifest_beside, produce_files
+from esm_sae.formats.manifest import (
+    Product,
+    identity_of,
+    manifest_beside,
+    produce_files,
+    require_unclaimed,
+)
 
 _ALGORITHM = "embedded clusters 3"
 _VECTORS = "vectors.npy"
@@ -70,9 +76,10 @@ def embed_clusters(
             f"{target}: the table beside it is named after it; give it a name that ends in .json"
         )
     paths = [target, target.with_suffix(".parquet")]
-    _require_own(paths[1])
     if options.per_residue:
         paths += [target.with_suffix(".residues.npy"), target.with_suffix(".residues.parquet")]
+    require_unclaimed(paths, manifest_beside(target))
+    _require_own(paths[1])
     every = _proteins(clusters_json, encoder.backbone.vocabulary)
     proteins = _kept(every, options, clusters_json)
 

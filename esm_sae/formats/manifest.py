@@ -305,6 +305,26 @@ def is_untouched(path: Path, manifest: Manifest, manifest_path: Path) -> bool:
     return path.stat().st_mtime_ns <= manifest_path.stat().st_mtime_ns
 
 
+def require_unclaimed(paths: Sequence[Path], manifest_path: Path) -> None:
+    """Refuse to write files that belong to another output of their folder.
+
+    Raises:
+        InputError: a manifest beside a file, other than the one given, names it.
+    """
+    for beside in sorted(manifest_path.parent.glob("*.manifest.json")):
+        if beside.name == manifest_path.name:
+            continue
+        other = None
+        with contextlib.suppress(InputError):
+            other = read_manifest(beside)
+        for path in paths:
+            if other is not None and path.name in other.files and path.is_file():
+                raise InputError(
+                    f"{path}: belongs to what {beside.name} describes and would be lost; write to "
+                    "another folder or under another name"
+                )
+
+
 def in_place(manifest: Manifest, manifest_path: storage.PathLike) -> bool:
     """Whether the files that a manifest names are beside it, by their sizes: a fast look."""
     folder = Path(manifest_path).parent

@@ -1,5 +1,7 @@
 """Clusters: proteins by taxon, samples of the taxa with embeddings, and density clusters."""
 
+from typing import cast
+
 import dagster as dg
 
 from esm_sae import clusters, embedding
@@ -160,6 +162,10 @@ def _density_assets(settings: Settings) -> list[dg.AssetsDefinition]:
         """Principal components that HDBSCAN sees."""
         fit_rows: int = chosen.fit_rows
         """Most proteins that HDBSCAN is fitted to; the others are predicted."""
+        selection: str = chosen.selection
+        """auto, eom (persistent clusters) or leaf (the finest)."""
+        backend: str = chosen.backend
+        """hdbscan or fast_hdbscan."""
         seed: int = settings.seed
         """Which proteins HDBSCAN is fitted to, where there are too many."""
 
@@ -193,8 +199,8 @@ def _density_assets(settings: Settings) -> list[dg.AssetsDefinition]:
                 min_samples=config.min_samples,
                 components=config.components,
                 fit_rows=config.fit_rows,
-                selection=chosen.selection,
-                backend=chosen.backend,
+                selection=cast(clusters.Selection, config.selection),
+                backend=cast(clusters.Backend, config.backend),
                 seed=config.seed,
             )
             return metadata.result(product, clock, table=product.path, seed=config.seed)
@@ -221,7 +227,13 @@ def _density_assets(settings: Settings) -> list[dg.AssetsDefinition]:
         owners=OWNERS,
         kinds={"parquet"},
         deps=[embedding_clusters],
-        code_version=code_version(1, settings.similarity_clusters, chosen.map, settings.seed),
+        code_version=code_version(
+            1,
+            settings.similarity_clusters,
+            state_of(settings.similarity_clusters),
+            chosen.map,
+            settings.seed,
+        ),
     )
     def embedding_cluster_summary(data: DataRoot) -> dg.MaterializeResult:
         """What the density clusters are: one row is one cluster.

@@ -12,6 +12,7 @@ from esm_sae.formats.manifest import Product
 from esm_sae.formats.shards import open_shards
 from esm_sae_assets import metadata
 from esm_sae_assets.assets import OWNERS
+from esm_sae_assets.external import state_of
 from esm_sae_assets.op_tags import GPU_OP_TAGS, GPU_POOL
 from esm_sae_assets.partition_ranges import PartitionEvent, record_each
 from esm_sae_assets.partitions import FROM_ALL, SAME_KEY, k_partitions
@@ -31,7 +32,11 @@ def sae_assets(settings: Settings) -> list[dg.AssetsDefinition]:
 def _training_assets(settings: Settings) -> list[dg.AssetsDefinition]:
     chosen = settings.sae
     trained = chosen.model_dump(exclude={"ks", "replicate", "untrained_baseline"})
-    held_out = (settings.similarity_clusters, settings.split_seed)
+    held_out = (
+        settings.similarity_clusters,
+        state_of(settings.similarity_clusters),
+        settings.split_seed,
+    )
 
     def trained_on(rows: str) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
         return dg.asset(
@@ -124,7 +129,11 @@ def _training_assets(settings: Settings) -> list[dg.AssetsDefinition]:
 
 def _measuring_assets(settings: Settings) -> list[dg.AssetsDefinition]:
     chosen = settings.sae
-    held_out = (settings.similarity_clusters, settings.split_seed)
+    held_out = (
+        settings.similarity_clusters,
+        state_of(settings.similarity_clusters),
+        settings.split_seed,
+    )
     baseline = (
         [dg.AssetDep("sae_untrained", partition_mapping=SAME_KEY), "untrained_embeddings"]
         if chosen.untrained_baseline

@@ -180,6 +180,13 @@ def test_the_demo_can_be_set_to_protein_rows(pooling):
             },
             "set clusters.species_list",
         ),
+        (
+            {
+                "ESM_SAE_CLUSTERS_TAXONOMY": "taxdump",
+                "ESM_SAE_CLUSTERS_TAXONOMY_CHECKSUM": "md5:0",
+            },
+            "taxonomy_checksum is that of a download",
+        ),
         ({"ESM_SAE_CLUSTERS_MAP": "tsne"}, "clusters.map = 'tsne'"),
         (
             {"ESM_SAE_EMBEDDING_ENCODER": "mine"},

@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 
 from esm_sae import cluster, clusters_to_json, subsample_cluster
+from esm_sae.formats.manifest import produce_files
 
 COMMANDS = {
     "cluster": cluster,
@@ -72,6 +73,97 @@ def test_the_commands_chain_from_fasta_to_sample(tmp_path, fasta, capsys):
     arguments = ["--clusters", table, "--fasta", fasta, "--output", again, *options]
     assert call("subsample_cluster", *arguments) == 0
     assert again.read_bytes() == sampled.read_bytes()
+
+
+def test_two_tables_of_taxa_in_one_folder_keep_their_statistics(tmp_path, fasta, capsys):
+    other = tmp_path / "other.fasta"
+    other.write_text(">P1 Protein OS=Gamma OX=3\nMAA\n")
+    assert (
+        call("cluster", "--by", "taxon", "--fasta", fasta, "--output", tmp_path / "a.parquet") == 0
+    )
+    before = (tmp_path / "cluster_statistics.json").read_bytes()
+    capsys.readouterr()
+    second = ["--by", "taxon", "--fasta", other, "--output", tmp_path / "b.parquet"]
+    line = refused(capsys, "cluster", *second)
+    assert "cluster_statistics.json: belongs to what a.parquet.manifest.json describes" in line
+    assert (tmp_path / "cluster_statistics.json").read_bytes() == before
+    assert not (tmp_path / "b.parquet").exists()
+    assert call("cluster", *second, "--statistics", tmp_path / "b.json") == 0
+    assert "Gamma" in json.loads((tmp_path / "b.json").read_text())["clusters"]
+
+
+def test_records_that_a_rank_leaves_out_are_all_told(tmp_path, capsys):
+    fasta = tmp_path / "in.fasta"
+    taxids = {"known": 1000, "above": 2, "unknown": 77}
+    records = [
+        f">UniRef50_{name}{n} Protein n={n + 1} Tax={name} TaxID={taxid} RepID=X{n}_TEST\nMA\n"
+        for name, taxid in taxids.items()
+        for n in range(3)
+    ]
+    fasta.write_text("".join([*records, ">nameless\nMA\n"]))
+    folder = tmp_path / "taxdump"
+    write_taxdump(folder, [(1, 1, "no rank"), (2, 1, "domain"), (1000, 2, "species")])
+    options = ["--taxonomy", folder, "--rank", "species", "--output", tmp_path / "t.parquet"]
+    assert call("cluster", "--by", "taxon", "--fasta", fasta, *options) == 0
+    out = capsys.readouterr().out
+    assert "1 taxa of 3 of 10 records" in out
+    assert (
+        "1 without a taxon, 3 of a taxon that the taxonomy does not know, 3 of a taxon above" in out
+    )
+    assert "share left out by members of the UniRef cluster: " in out
+    assert "1: " in out
+
+
+def write_taxdump(folder, nodes):
+    folder.mkdir()
+    lines = {
+        "nodes.dmp": ["\t|\t".join(map(str, node)) for node in nodes],
+        "names.dmp": [f"{node[0]}\t|\tTaxon {node[0]}\t|\t\t|\tscientific name" for node in nodes],
+    }
+    for name, content in lines.items():
+        (folder / name).write_text("".join(f"{line}\t|\n" for line in content))
+
+
+@pytest.mark.filterwarnings("always:.*plain matrices:UserWarning")
+@pytest.mark.parametrize(
+    ("output", "options", "message"),
+    [
+        ("page.html", [], "give it a name that ends in .parquet"),
+        (
+            "t.parquet",
+            ["--similarity_clusters", "nowhere.parquet"],
+            "nowhere.parquet: no such file",
+        ),
+    ],
+)
+def test_what_would_fail_in_the_end_is_refused_before_clustering(
+    tmp_path, embeddings, capsys, output, options, message
+):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    arguments = ["--np_dir", embeddings, "--output", folder / output, *options]
+    assert message in refused(capsys, "cluster", *arguments)
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("always:.*(plain matrices|of unknown):UserWarning")
+def test_a_table_of_another_output_is_not_written_over(tmp_path, embeddings, capsys):
+    table = tmp_path / "x.parquet"
+    table.write_bytes(b"a table of embedded clusters")
+    produce_files(
+        [tmp_path / "x.json"],
+        manifest=tmp_path / "x.json.manifest.json",
+        kind="embedded_clusters",
+        determinants={},
+        build=lambda paths: {"bytes": paths[0].write_bytes(b"{}")},
+    )
+    manifest = tmp_path / "x.json.manifest.json"
+    content = json.loads(manifest.read_text())
+    content["files"]["x.parquet"] = {"sha256": "0", "bytes": table.stat().st_size}
+    manifest.write_text(json.dumps(content))
+    line = refused(capsys, "cluster", "--np_dir", embeddings, "--output", table)
+    assert "belongs to what x.json.manifest.json describes" in line
+    assert table.read_bytes() == b"a table of embedded clusters"
 
 
 @pytest.mark.filterwarnings("always:.*plain matrices:UserWarning")

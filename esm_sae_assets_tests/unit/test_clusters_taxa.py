@@ -131,6 +131,14 @@ def test_a_name_given_apart_does_not_meet_the_plain_name_of_another_taxon(tmp_pa
     assert sorted(sizes(table).values()) == [1, 1, 1, 1]
 
 
+def test_a_taxon_named_as_noise_is_not_noise(tmp_path):
+    members = [("-1", None), ("-1", None), ("taxon -1", None), ("-1", 5), ("-1", 6)]
+    table, _ = clusters_of(tmp_path, members)
+    assert "-1" not in sizes(table)
+    assert sum(sizes(table).values()) == len(members)
+    assert table["cluster"].n_unique() == 4
+
+
 def test_names_that_no_file_could_have_are_kept_whole(tmp_path):
     names = ["a/b", "a_b", "a b", 'say "x"', "it's", "T" * 300, "T" * 299, "Æ é", "../x", "NUL"]
     table, _ = clusters_of(tmp_path, [(name, None) for name in names])
