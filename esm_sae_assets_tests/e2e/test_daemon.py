@@ -54,7 +54,7 @@ def project(tmp_path, small_environment):
 def test_a_backfill_over_all_assets_materialises_the_whole_graph(project):
     with _dagster_dev(project) as ask:
         nodes = ask("{ assetNodes { assetKey { path } partitionKeys } }")["assetNodes"]
-        assert len(nodes) == 20
+        assert len(nodes) == 22
         launched = ask(
             LAUNCH,
             params={
@@ -70,6 +70,7 @@ def test_a_backfill_over_all_assets_materialises_the_whole_graph(project):
             made = {event["partition"] for event in node["assetMaterializations"]}
             assert made == (set(wanted) or {None}), node["assetKey"]
     assert (project / "data/analysis/L32_k4/report.html").is_file()
+    assert (project / "data/embedding_clusters.html").is_file()
 
 
 @contextlib.contextmanager
