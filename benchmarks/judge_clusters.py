@@ -21,9 +21,10 @@ import polars as pl
 
 from esm_sae.clusters.points import read_points
 from esm_sae.data.masked_residues import AMINO_ACIDS
-from esm_sae.data.nearest_neighbours import composition, family_of
+from esm_sae.data.nearest_neighbours import composition
 from esm_sae.formats.fasta import read_fasta
 from esm_sae.formats.headers import parse_header
+from esm_sae.formats.protein_names import family_of
 from esm_sae.split import read_similarity_clusters
 
 _SHUFFLES = 200

@@ -43,6 +43,18 @@ def splits_of(
     return np.array([of_id[sequence_id] for sequence_id in sequence_ids], dtype="<U10")
 
 
+def cluster_ids_of(
+    sequence_ids: Sequence[str], clusters: Mapping[str, str] | None = None
+) -> np.ndarray:
+    """Return the similarity cluster of each sequence, shape (N,), as Python strings.
+
+    A sequence with no known similarity cluster is its own cluster.
+    """
+    known = clusters or {}
+    ids = [known.get(sequence_id, sequence_id) for sequence_id in sequence_ids]
+    return np.array(ids, dtype=object)
+
+
 def similarity_clusters_path(source: storage.PathLike) -> storage.PathLike:
     """Return the path of a table of similarity clusters; ``"bundled"`` names the bundled one."""
     if source != "bundled":
@@ -55,7 +67,8 @@ def similarity_clusters_path(source: storage.PathLike) -> storage.PathLike:
 def read_similarity_clusters(source: storage.PathLike) -> dict[str, str]:
     """Read a table of similarity clusters: parquet with ``sequence_id`` and ``cluster_id``.
 
-    ``"bundled"`` names the table of the bundled proteins.
+    A sequence whose cluster is null is one with no known cluster. ``"bundled"`` names the table
+    of the bundled proteins.
 
     Raises:
         InputError: the file is not such a table.
@@ -65,7 +78,7 @@ def read_similarity_clusters(source: storage.PathLike) -> dict[str, str]:
     source = similarity_clusters_path(source)
     with storage.open_binary(source) as file:
         try:
-            table = pl.read_parquet(file, columns=["sequence_id", "cluster_id"])
+            table = pl.read_parquet(file, columns=["sequence_id", "cluster_id"]).drop_nulls()
         except (pl.exceptions.PolarsError, OSError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(

@@ -7,11 +7,12 @@ import dagster as dg
 
 from esm_sae_assets.assets.analysis import analysis_assets
 from esm_sae_assets.assets.clusters import cluster_assets
+from esm_sae_assets.assets.concepts import concept_assets
 from esm_sae_assets.assets.embeddings import embedding_assets
 from esm_sae_assets.assets.report import report_assets
 from esm_sae_assets.assets.sae import sae_assets
 from esm_sae_assets.assets.sequences import sequence_assets
-from esm_sae_assets.jobs import JOBS
+from esm_sae_assets.jobs import jobs
 from esm_sae_assets.resources import DataRoot, EncoderResource
 from esm_sae_assets.settings import Settings, load_settings
 
@@ -43,7 +44,7 @@ def build_defs(settings: Settings | None = None, **overrides: Any) -> dg.Definit
     )
     return dg.Definitions(
         assets=_assets(settings),
-        jobs=JOBS,
+        jobs=jobs(settings),
         resources={
             "data": DataRoot(root=str(settings.root), latent_dim=settings.sae.latent_dim),
             "encoder": encoder,
@@ -61,6 +62,7 @@ def _assets(settings: Settings) -> list[dg.AssetsDefinition]:
             *sae_assets(settings),
             *cluster_assets(settings),
             *analysis_assets(settings),
+            *concept_assets(settings),
             *report_assets(settings),
         ]
 

@@ -69,6 +69,21 @@ class DataRoot(dg.ConfigurableResource):
         """The page of the density clusters."""
         return self.path("embedding_clusters.html")
 
+    @property
+    def concept_annotations(self) -> Path:
+        """The table of which protein has which concept."""
+        return self.path("concept_annotations.parquet")
+
+    @property
+    def concept_baselines(self) -> Path:
+        """The folder of what is held against the latents as marks of concepts."""
+        return self.path("concept_baselines")
+
+    @property
+    def latent_matches(self) -> Path:
+        """The folder of latents that two autoencoders share."""
+        return self.path("latent_matches")
+
     def sae(self, k: int, variant: str = "") -> Path:
         """Return the folder of an autoencoder's checkpoints."""
         name = f"L{self.latent_dim}_k{k}"

@@ -208,6 +208,22 @@ class ClusterSettings(_Section):
         return self
 
 
+class AnalysisSettings(_Section):
+    """What is asked of the latents."""
+
+    annotations: str = ""
+    """UniProt export of the sample's proteins, as TSV: keywords, EC, GO, Pfam, InterPro, features
+    with positions. Empty: concepts are the names in the headers and what the sequences show."""
+    min_positives: int = Field(default=5, ge=1)
+    """Fewest proteins with a concept, in validation and in test each, for which it is scored."""
+    permutations: int = Field(default=200, ge=0)
+    """Permutations of the taxa that the enrichment is calibrated by; 0: none."""
+    decoder_min_cluster_size: int = Field(default=5, ge=2)
+    """Fewest latents of a cluster of decoder rows."""
+    match_rows: int = Field(default=65_536, ge=2)
+    """Most held-out rows over which latents of two autoencoders are correlated."""
+
+
 class Settings(_Section):
     """All settings of a deployment."""
 
@@ -234,6 +250,7 @@ class Settings(_Section):
     embedding: EmbeddingSettings = EmbeddingSettings()
     sae: SAESettings = SAESettings()
     clusters: ClusterSettings = ClusterSettings()
+    analysis: AnalysisSettings = AnalysisSettings()
 
     @property
     def shard_count(self) -> int:

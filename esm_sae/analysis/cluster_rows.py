@@ -36,6 +36,7 @@ class ClusterRows:
         table: one row per matrix row, as the index of shards; ``taxon`` is the name of the cluster.
         provenance: what the rows are.
         fingerprint: hash of the files.
+        headers: the FASTA header of each protein, in the file's order.
         sequences: the amino acids of each protein, in the file's order.
         taxa: the taxon of each protein, in the file's order.
     """
@@ -45,6 +46,7 @@ class ClusterRows:
     table: pl.DataFrame
     provenance: Provenance
     fingerprint: str
+    headers: list[str]
     sequences: list[str]
     taxa: list[str]
 
@@ -95,6 +97,7 @@ def open_cluster_rows(path: storage.PathLike, *, pooling: str) -> ClusterRows:
             _typed(proteins.with_columns(position=None)),
             replace(provenance, pooling=_pooling_of_vectors(provenance)),
             fingerprint_of("embedded_clusters", {"json": source.identity}),
+            clusters.headers,
             clusters.sequences,
             clusters.taxa,
         )
@@ -110,6 +113,7 @@ def open_cluster_rows(path: storage.PathLike, *, pooling: str) -> ClusterRows:
         _typed(rows),
         replace(provenance, pooling="residue"),
         fingerprint_of("embedded_clusters", {".json": source.identity, **hashes}),
+        clusters.headers,
         clusters.sequences,
         clusters.taxa,
     )

@@ -77,7 +77,7 @@ class ProteinCounter:
     """Numbers proteins in the order of rows, over slices that may cut one in two.
 
     A row of ``mean`` or ``unknown`` pooling is a protein of its own. Residue rows belong to one
-    protein as long as the id stays and the position ascends.
+    protein as ``protein_starts`` tells.
     """
 
     def __init__(self, *, residues: bool) -> None:
@@ -93,12 +93,24 @@ class ProteinCounter:
         """
         first = np.ones(len(index), dtype=bool)
         if self._residues and len(index):
+            first = protein_starts(index)
             ids, positions = index["sequence_id"], index["position"]
-            follows = (ids == ids.shift(1)) & (positions > positions.shift(1))
-            first = ~follows.fill_null(False).to_numpy()
             if self._last is not None:
                 first[0] = not (ids[0] == self._last[0] and positions[0] > self._last[1])
             self._last = (ids[-1], positions[-1])
         proteins = self.count - 1 + np.cumsum(first)
         self.count += int(first.sum())
         return proteins, first
+
+
+def protein_starts(index: pl.DataFrame) -> np.ndarray:
+    """Return which residue rows are the first of a protein, (N,) bool; the first row is one.
+
+    Rows belong to one protein as long as the id stays and the position ascends.
+
+    Args:
+        index: columns ``sequence_id`` and ``position``.
+    """
+    ids, positions = index["sequence_id"], index["position"]
+    follows = (ids == ids.shift(1)) & (positions > positions.shift(1))
+    return ~follows.fill_null(False).to_numpy()

@@ -23,14 +23,19 @@ def sequences_of(table: pl.DataFrame, fasta: storage.PathLike) -> pl.Series:
         fasta: the file that was embedded.
 
     Raises:
-        InputError: the file lacks a protein, or has it with another length.
+        InputError: the file lacks a protein, has it with another length, or has two sequences of
+            its id.
     """
     wanted = set(table["sequence_id"].to_list())
-    found = {}
+    found: dict[str, str] = {}
     for record in read_fasta(fasta):
         sequence_id = parse_header(record.header).sequence_id
-        if sequence_id in wanted:
-            found[sequence_id] = record.sequence
+        if sequence_id not in wanted:
+            continue
+        if found.setdefault(sequence_id, record.sequence) != record.sequence:
+            raise InputError(
+                f"{os.fspath(fasta)}: two proteins have the id {sequence_id}; give each its own"
+            )
     for sequence_id, length in table.select("sequence_id", "length").iter_rows():
         if len(found.get(sequence_id, "")) != length:
             raise InputError(
@@ -58,8 +63,9 @@ def residue_table(parts: Sequence[Path], sequences: pl.DataFrame, latents: int) 
     counts = np.zeros((latents, len(LETTERS)), dtype=np.int64)
     background = np.zeros(len(LETTERS), dtype=np.int64)
     if sequences["sequence"].null_count() == 0:
+        letters = ProteinLetters(sequences["sequence"])
         for path in parts:
-            _add_counts(path, sequences, counts, background)
+            _add_counts(path, letters, counts, background)
     firing = np.flatnonzero(counts.sum(axis=1))
     shares = counts[firing] / counts[firing].sum(axis=1, keepdims=True)
     top = shares.argmax(axis=1)
@@ -75,23 +81,28 @@ def residue_table(parts: Sequence[Path], sequences: pl.DataFrame, latents: int) 
     )
 
 
+class ProteinLetters:
+    """The letters of all proteins, one after the other: one byte a residue."""
+
+    def __init__(self, sequences: pl.Series) -> None:
+        # Cluster JSON may hold lower case, which would count as letters of other latents.
+        text = "".join(sequences).upper().encode()
+        self._text = np.frombuffer(text, dtype=np.uint8) - np.uint8(ord("A"))
+        lengths = sequences.str.len_bytes().to_numpy().astype(np.int64)
+        self._starts = np.cumsum(lengths) - lengths
+
+    def at(self, proteins: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """Return the letters, 0 for A, at positions (from 1) of proteins (by number), (N,)."""
+        return self._text[self._starts[proteins] + positions - 1]
+
+
 def _add_counts(
-    path: Path, sequences: pl.DataFrame, counts: np.ndarray, background: np.ndarray
+    path: Path, letters: ProteinLetters, counts: np.ndarray, background: np.ndarray
 ) -> None:
     entries = pl.read_parquet(path, columns=["row", "protein", "position", "latent"])
-    letters = _letters_at(sequences, entries)
-    keys = entries["latent"].to_numpy().astype(np.int64) * len(LETTERS) + letters
+    fired = letters.at(entries["protein"].to_numpy(), entries["position"].to_numpy())
+    keys = entries["latent"].to_numpy().astype(np.int64) * len(LETTERS) + fired
     counts += np.bincount(keys, minlength=counts.size).reshape(counts.shape)
     rows = entries["row"].to_numpy()
     first_of_row = np.concatenate([[True], rows[1:] != rows[:-1]])[: len(rows)]
-    background += np.bincount(letters[first_of_row], minlength=len(LETTERS))
-
-
-def _letters_at(sequences: pl.DataFrame, entries: pl.DataFrame) -> np.ndarray:
-    # Cluster JSON may hold lower case, which would count as letters of other latents.
-    text = np.frombuffer("".join(sequences["sequence"]).upper().encode(), dtype=np.uint8)
-    lengths = sequences["sequence"].str.len_bytes().to_numpy().astype(np.int64)
-    starts = np.cumsum(lengths) - lengths
-    # Positions count from 1.
-    at = starts[entries["protein"].to_numpy()] + entries["position"].to_numpy() - 1
-    return text[at] - ord("A")
+    background += np.bincount(fired[first_of_row], minlength=len(LETTERS))

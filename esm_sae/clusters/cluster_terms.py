@@ -3,8 +3,8 @@
 import polars as pl
 
 from esm_sae.clusters.cluster_names import name_clusters
-from esm_sae.clusters.name_words import words_of
 from esm_sae.formats.headers import parse_headers
+from esm_sae.formats.protein_names import words_of
 
 _CHUNK = 100_000
 

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
+from esm_sae.multiple_testing import benjamini_hochberg
+
 # A term that fewer proteins bear is not tested: it could be told of hardly any cluster.
 _FEWEST = 3
 
@@ -48,9 +50,9 @@ def enrichment(bearers: pl.DataFrame, sizes: pl.DataFrame, population: int) -> E
         .with_columns((pl.col("share") * population / pl.col("bearers")).alias("fold"))
     )
     p = _upper_tail(pairs, population)
-    pairs = pairs.with_columns(pl.Series("p", p), pl.Series("q", _adjusted(p, tests))).sort(
-        ["cluster", "count", "p", "term"], descending=[False, True, False, False]
-    )
+    pairs = pairs.with_columns(
+        pl.Series("p", p), pl.Series("q", benjamini_hochberg(p, tests))
+    ).sort(["cluster", "count", "p", "term"], descending=[False, True, False, False])
     return Enrichment(pairs.select("cluster", "term", "count", "share", "fold", "p", "q"), tests)
 
 
@@ -63,12 +65,3 @@ def _upper_tail(pairs: pl.DataFrame, population: int) -> np.ndarray:
         pairs[name].cast(pl.Int64).to_numpy() for name in ("count", "bearers", "size")
     )
     return hypergeom.sf(count - 1, population, bearers, size)
-
-
-def _adjusted(p: np.ndarray, tests: int) -> np.ndarray:
-    """Return q of p-values; the tests that are not among them have p = 1."""
-    order = np.argsort(p, kind="stable")
-    steps = p[order] * tests / np.arange(1, len(p) + 1)
-    q = np.empty_like(p)
-    q[order] = np.minimum(np.minimum.accumulate(steps[::-1])[::-1], 1.0)
-    return q

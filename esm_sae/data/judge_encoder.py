@@ -20,7 +20,6 @@ from esm_sae.data.masked_residues import AMINO_ACIDS
 from esm_sae.data.nearest_neighbours import (
     composition,
     dipeptides,
-    family_of,
     nearest_in_other_clusters,
     precision,
     queries_of,
@@ -30,6 +29,7 @@ from esm_sae.data.source_proteins import SourceProtein, read_source
 from esm_sae.data.train_encoder import RECORD, WEIGHTS
 from esm_sae.errors import InputError
 from esm_sae.formats.headers import parse_header
+from esm_sae.formats.protein_names import family_of
 from esm_sae.progress import progress
 
 if TYPE_CHECKING:

@@ -1,6 +1,5 @@
 """Whether a protein's nearest neighbour is of its family: what a space of vectors knows."""
 
-import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,10 +9,6 @@ _CHUNK = 1_024
 _SAMPLES = 1_000
 _EIGENVALUE_FLOOR = 1e-6
 
-_PARENTHESES = re.compile(r"\s*\([^)]*\)")
-_HEDGES = re.compile(r"^(?:putative|probable|predicted|possible|similar to)\s+")
-_SAYS_NOTHING = re.compile(r"uncharacteri[sz]ed|hypothetical|unnamed|unknown|^protein\b|^orf")
-
 
 class Precision(NamedTuple):
     """Precision at 1 with its 95% bootstrap interval."""
@@ -21,17 +16,6 @@ class Precision(NamedTuple):
     value: float
     low: float
     high: float
-
-
-def family_of(name: str) -> str | None:
-    """Return the family that a protein's name tells, None where it tells none.
-
-    The name in lower case without what stands in parentheses ('(Fragment)') and without words
-    of doubt ('Putative'); names such as 'Uncharacterized protein' tell none.
-    """
-    plain = _PARENTHESES.sub("", name.lower())
-    plain = _HEDGES.sub("", " ".join(plain.split()))
-    return plain if plain and not _SAYS_NOTHING.search(plain) else None
 
 
 def queries_of(families: Sequence[str | None], clusters: Sequence[str] | np.ndarray) -> np.ndarray:

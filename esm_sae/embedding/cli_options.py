@@ -13,13 +13,21 @@ from esm_sae.embedding.encoders import (
 from esm_sae.embedding.options import LONG_SEQUENCES, POOLINGS, EmbeddingOptions
 
 
-def add_encoder_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that choose an encoder and what it makes of a protein."""
+def add_encoder_options(parser: argparse.ArgumentParser, *, recorded: bool = False) -> None:
+    """Add the options that choose an encoder and what it makes of a protein.
+
+    Args:
+        parser: of the command.
+        recorded: whether encoder, layer and pooling are None unless they are given, since a
+            checkpoint records them.
+    """
+    model, layer, pooling = (None, None, None) if recorded else ("esmc_300m", -1, "mean")
+    default = "default: what the checkpoint records" if recorded else "default: {}"
     parser.add_argument(
         "--model",
-        default="esmc_300m",
+        default=model,
         metavar="NAME",
-        help=f"encoder: {', '.join(encoder_names())} (default: esmc_300m)",
+        help=f"encoder: {', '.join(encoder_names())} ({default.format(model)})",
     )
     parser.add_argument(
         "--weights",
@@ -29,17 +37,17 @@ def add_encoder_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--layer",
         type=int,
-        default=-1,
+        default=layer,
         metavar="N",
         help="0 the token embeddings, then one per block; -1 the last, after the final norm "
-        "(default: -1)",
+        f"({default.format(layer)})",
     )
     parser.add_argument(
         "--pooling",
         choices=POOLINGS,
-        default="mean",
+        default=pooling,
         help="a row is a protein (mean or max over its residues, its last residue, or BOS) or a "
-        "residue (default: mean)",
+        f"residue ({default.format(pooling)})",
     )
     parser.add_argument(
         "--batch_tokens",

@@ -6,11 +6,9 @@ import numpy as np
 import polars as pl
 
 from esm_sae.formats.headers import parse_headers
-from esm_sae.report.payload import accession_of, short
+from esm_sae.report.payload import accession_of, on_grid, short
 
 _MEMBERS = 10
-# The map's coordinates are whole numbers up to this.
-_GRID = 10_000
 
 
 def cluster_payload(summary: pl.DataFrame, proteins: pl.DataFrame, drawn: pl.DataFrame) -> Any:
@@ -91,17 +89,13 @@ def _by_cluster(members: pl.DataFrame, rows: np.ndarray, clusters: int) -> list[
     return shown
 
 
-def _map(drawn: pl.DataFrame, rows: np.ndarray) -> dict[str, list[int]]:
-    plane = drawn.select("x", "y").to_numpy().astype(np.float64)
-    low = plane.min(axis=0)
-    # One scale for both axes, or distances on the map would mean nothing.
-    scale = _GRID / max(float((plane.max(axis=0) - low).max()), 1e-12)
-    x, y = np.round((plane - low) * scale).astype(int).T
+def _map(drawn: pl.DataFrame, rows: np.ndarray) -> dict[str, list[Any]]:
+    x, y = on_grid(drawn.select("x", "y").to_numpy())
     return {
         "cluster": drawn["cluster"].to_list(),
         "protein": np.searchsorted(rows, drawn["row"]).tolist(),
-        "x": x.tolist(),
-        "y": y.tolist(),
+        "x": x,
+        "y": y,
     }
 
 

@@ -21,9 +21,16 @@ from esm_sae.report.cluster_payload import cluster_payload
 from esm_sae.report.facts import Fact
 from esm_sae.report.page import page_assets, render_page
 
-_ALGORITHM = "cluster-report-1"
+_ALGORITHM = "cluster-report-2"
 _TEMPLATE = "cluster_report.html.j2"
-_FILES = (_TEMPLATE, "cluster_report.css", "cluster_map.js", "cluster_report.js")
+_FILES = (
+    _TEMPLATE,
+    "map.css",
+    "cluster_report.css",
+    "browse.js",
+    "map.js",
+    "cluster_report.js",
+)
 
 
 def write_cluster_report(
@@ -73,6 +80,7 @@ def write_cluster_report(
             assets,
             _TEMPLATE,
             cluster_payload(clusters, proteins, drawn),
+            encoder_note=facts["embeddings"],
             title=heading,
             facts=facts,
             headline=_headline(facts),

@@ -2,7 +2,12 @@
 
 from typing import Any, NamedTuple
 
+import polars as pl
+
 from esm_sae.formats.checkpoint import SAEConfig
+
+# A name is telling that goes at least half the way from one that says nothing to a perfect one.
+SKILL = 0.5
 
 
 class Fact(NamedTuple):
@@ -39,6 +44,28 @@ def headline(config: SAEConfig, counts: dict[str, Any], metrics: dict[str, Any])
     return facts
 
 
+def findings(summary: pl.DataFrame) -> list[Fact]:
+    """Return how many latents passed each test, those that were made."""
+    firing = summary.filter(pl.col("firing_rows") > 0)
+    skill = (pl.col("label_score") - pl.col("label_baseline")) / (1 - pl.col("label_baseline"))
+    tests = (
+        ("telling names", skill >= SKILL, "label_score", "predict firing on held-out proteins"),
+        (
+            "taxonomic latents",
+            pl.col("taxonomic"),
+            "taxonomic",
+            "enriched in a taxon, in 3 families or more",
+        ),
+        ("stable latents", pl.col("stable"), "stable", "found again from another seed"),
+        ("memory", pl.col("memory"), "memory", "latents that fire on one family only"),
+    )
+    return [
+        Fact(name, f"{firing.filter(passed).height:,}", meaning)
+        for name, passed, column, meaning in tests
+        if firing[column].null_count() < len(firing)
+    ]
+
+
 def provenance(config: SAEConfig) -> list[tuple[str, str]]:
     """Return what the SAE was trained on and how, as names and values."""
     known = {
@@ -57,9 +84,18 @@ def provenance(config: SAEConfig) -> list[tuple[str, str]]:
         "training data (fingerprint)": config.data_fingerprint,
         "project": config.project,
     }
-    known |= {name.replace("_", " "): value for name, value in sorted(config.training.items())}
+    known |= {
+        f"training: {name.replace('_', ' ')}": _plain(value)
+        for name, value in sorted(config.training.items())
+    }
     known |= {f"{name} version": value for name, value in sorted(config.versions.items())}
     return [(name, str(value)) for name, value in known.items() if value not in (None, "")]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return ", ".join(f"{name.replace('_', ' ')} {part}" for name, part in value.items())
+    return value
 
 
 def _rows_encoded(config: SAEConfig, counts: dict[str, Any]) -> str:

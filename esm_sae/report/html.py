@@ -1,29 +1,44 @@
 """Writing the feature report."""
 
 import base64
+import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import polars as pl
 
 from esm_sae import storage
 from esm_sae.errors import InputError
+from esm_sae.formats.analysis_tables import CONCEPT_COMPARISON, HEATMAP, MATCH_FIGURE
 from esm_sae.formats.checkpoint import SAEConfig
 from esm_sae.formats.manifest import (
-    MANIFEST_NAME,
+    Manifest,
     Product,
     fingerprint_of,
     identity_of,
     manifest_beside,
     produce_files,
-    read_manifest,
 )
-from esm_sae.report.facts import headline, provenance
+from esm_sae.report.facts import findings, headline, provenance
+from esm_sae.report.inputs import read_manifests
 from esm_sae.report.page import page_assets, render_page
-from esm_sae.report.payload import payload
+from esm_sae.report.payload import SUMMARY_COLUMNS, payload
+from esm_sae.report.tables import comparison_of, eligible_concepts
 
-_ALGORITHM = "report-1"
-_TEMPLATE, _SCRIPT = "report.html.j2", "report.js"
+_ALGORITHM = "report-2"
+_TEMPLATE = "report.html.j2"
+_FILES = (
+    _TEMPLATE,
+    "map.css",
+    "report.css",
+    "browse.js",
+    "map.js",
+    "drawing.js",
+    "latent_map.js",
+    "report.js",
+)
+_CONCEPTS_SHOWN = 60
 
 
 def write_report(
@@ -32,40 +47,60 @@ def write_report(
     summary: storage.PathLike,
     activations: storage.PathLike,
     taxonomy: storage.PathLike,
+    concepts: storage.PathLike | None = None,
+    clusters: storage.PathLike | None = None,
     metrics: storage.PathLike | None = None,
+    matches: storage.PathLike | None = None,
+    cluster_page: storage.PathLike | None = None,
     title: str | None = None,
 ) -> Product:
     """Write one HTML file with everything in it: it needs no network and no server.
+
+    What is not given is left out of the page. Memory is bounded by what the page shows, about 5 kB
+    a latent: the tables of activations are streamed.
 
     Args:
         output_html: the page; its manifest comes beside it.
         summary: table of ``summarise_latents``.
         activations: folder of ``compute_activations``.
         taxonomy: folder of ``feature_taxonomy``.
+        concepts: folder of ``score_concepts``.
+        clusters: folder of ``cluster_latents``.
         metrics: folder of ``evaluate_sae``: its ``metrics.json`` and PNG figures are shown.
+        matches: folder of ``match_latents``.
+        cluster_page: the page of ``write_cluster_report``, to be linked relative to this one.
         title: heading of the page; by default L and k, which the activations record.
 
     Raises:
-        InputError: an input is missing or incomplete.
+        InputError: an input is missing, incomplete or not what it should be.
     """
     output = Path(output_html)
-    folders = {"activations": Path(activations), "taxonomy": Path(taxonomy)}
-    if metrics is not None:
-        folders["metrics"] = Path(metrics)
-    config = _config_of(folders["activations"])
+    given = {
+        "activations": activations,
+        "taxonomy": taxonomy,
+        "concepts": concepts,
+        "clusters": clusters,
+        "metrics": metrics,
+        "matches": matches,
+    }
+    folders = {name: Path(folder) for name, folder in given.items() if folder is not None}
+    manifests = read_manifests(given)
+    config = SAEConfig(**manifests["activations"].determinants["config"])
     heading = title or f"{config.latent_dim:,} latents, k = {config.k}"
-    assets = page_assets(_TEMPLATE, _SCRIPT)
+    link = None if cluster_page is None else _relative(Path(cluster_page), output)
+    assets = page_assets(*_FILES)
     determinants = {
         "summary": identity_of(summary),
         **{name: identity_of(folder) for name, folder in folders.items()},
+        "cluster_page": link,
         "title": heading,
         "page": fingerprint_of("page", assets),
         "algorithm": _ALGORITHM,
     }
 
     def build(temporaries: list[Path]) -> dict[str, Any]:
-        table = pl.read_parquet(Path(summary))
-        page = _render(assets, table, folders, config, heading)
+        table = _read_summary(Path(summary))
+        page = _render(assets, table, folders, manifests, heading, link)
         temporaries[0].write_text(page, encoding="utf-8")
         return {"latents": len(table), "firing_latents": int((table["firing_rows"] > 0).sum())}
 
@@ -82,38 +117,59 @@ def _render(
     assets: dict[str, str],
     summary: pl.DataFrame,
     folders: dict[str, Path],
-    config: SAEConfig,
+    manifests: dict[str, Manifest],
     title: str,
+    cluster_page: str | None,
 ) -> str:
-    counts = _summary_of(folders["activations"])
+    config = SAEConfig(**manifests["activations"].determinants["config"])
+    counts = manifests["activations"].summary
     metrics = _metrics(folders.get("metrics"))
+    tables = {name: folder for name, folder in folders.items() if name != "metrics"}
+    concepts, matches = folders.get("concepts"), folders.get("matches")
+    eligible = None if concepts is None else eligible_concepts(concepts)
     return render_page(
         assets,
         _TEMPLATE,
-        payload(summary, folders["activations"], folders["taxonomy"]),
+        payload(summary, **tables, k=config.k) | {"clusterPage": cluster_page},
+        encoder_note=config.encoder_note,
         title=title,
         config=config,
         counts=counts,
-        taxonomy=_summary_of(folders["taxonomy"]),
-        headline=headline(config, counts, metrics),
+        taxonomy=manifests["taxonomy"].summary,
+        families=manifests["taxonomy"].determinants.get("similarity_clusters") is not None,
+        headline=headline(config, counts, metrics) + findings(summary),
         provenance=provenance(config),
         metrics=metrics,
         figures=_figures(folders.get("metrics")),
-        heatmap=_data_uri(folders["taxonomy"] / "heatmap.png"),
-        residues=summary["top_residue"].null_count() < len(summary),
+        heatmap=_data_uri(folders["taxonomy"] / HEATMAP),
+        concepts=None if eligible is None else eligible[:_CONCEPTS_SHOWN].to_dicts(),
+        eligible=0 if eligible is None else len(eligible),
+        scored=manifests["concepts"].summary if concepts else {},
+        comparison=_data_uri(concepts / CONCEPT_COMPARISON) if concepts else None,
+        matched=None if matches is None else comparison_of(matches, config.k).to_dicts(),
+        match_figure=_data_uri(matches / MATCH_FIGURE) if matches else None,
+        cluster_page=cluster_page,
+        known={name: summary[name].null_count() < len(summary) for name in summary.columns},
     )
 
 
-def _config_of(activations: Path) -> SAEConfig:
-    manifest = read_manifest(activations)
-    if manifest is None:
-        raise InputError(f"{activations}: incomplete, it has no {MANIFEST_NAME}; make it again")
-    return SAEConfig(**manifest.determinants["config"])
+def _read_summary(path: Path) -> pl.DataFrame:
+    try:
+        table = pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: not a parquet table ({reason}); make it again") from None
+    missing = [name for name in SUMMARY_COLUMNS if name not in table.columns]
+    if missing:
+        raise InputError(
+            f"{path}: not a table of latents, it has no column {missing[0]}; make it again"
+        )
+    return table
 
 
-def _summary_of(folder: Path) -> dict[str, Any]:
-    manifest = read_manifest(folder)
-    return manifest.summary if manifest else {}
+def _relative(page: Path, output: Path) -> str:
+    """Return the address of a page as seen from another in the same tree of folders."""
+    return quote(Path(os.path.relpath(page, output.parent)).as_posix())
 
 
 def _metrics(folder: Path | None) -> dict[str, Any]:

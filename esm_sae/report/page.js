@@ -14,8 +14,6 @@ const number = (value) =>
     : String(Number(value.toPrecision(3)));
 const percent = (value) =>
   value === 0 ? "0%" : value < 0.001 ? "<0.1%" : `${(100 * value).toFixed(value < 0.1 ? 1 : 0)}%`;
-const signed = (value) =>
-  Math.abs(value) < 0.05 ? "0.0" : (value < 0 ? "−" : "+") + Math.abs(value).toFixed(1);
 const plural = (n, one, many) => `${n.toLocaleString("en")} ${n === 1 ? one : many}`;
 
 const tool = (text, label, act) => {
@@ -24,6 +22,16 @@ const tool = (text, label, act) => {
   button.addEventListener("click", act);
   return button;
 };
+const svg = (tag, attributes, text) => {
+  const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  if (text !== undefined) node.textContent = text;
+  return node;
+};
+const cell = (className, ...children) => element("td", { className }, ...children);
+const dim = (textContent) => element("span", { className: "dim", textContent });
+const stat = (label, value) =>
+  element("div", {}, element("dt", { textContent: label }), element("dd", { textContent: value }));
 const section = (title, remark, ...content) =>
   [element("h3", {}, title, " ", element("small", { textContent: remark })), ...content];
 const proteinTitle = (name, accession) =>

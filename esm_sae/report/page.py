@@ -18,13 +18,17 @@ def page_assets(*names: str) -> dict[str, str]:
     }
 
 
-def render_page(assets: dict[str, str], template: str, data: Any, **values: Any) -> str:
+def render_page(
+    assets: dict[str, str], template: str, data: Any, *, encoder_note: str, **values: Any
+) -> str:
     """Return a page as HTML.
 
     Args:
         assets: of ``page_assets``; its styles and its scripts are joined in their order.
         template: name of the template among them.
         data: what the script reads, as JSON.
+        encoder_note: what is known of the encoder; a banner at the top of the page tells of an
+            untrained or a demonstration one.
         values: what the template shows; it is escaped.
     """
     from jinja2 import DictLoader, Environment, StrictUndefined
@@ -35,6 +39,7 @@ def render_page(assets: dict[str, str], template: str, data: Any, **values: Any)
     # Style and script are ours and the data is escaped below: only these three are not escaped.
     return environment.get_template(template).render(
         values,
+        encoder_note=encoder_note,
         style=Markup(style),
         style_hash=_csp_hash(style),
         script=Markup(script),

@@ -2,17 +2,29 @@
 
 import math
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
-from esm_sae import storage
-from esm_sae.formats.headers import parse_header
-from esm_sae.report.windows import windows_of
+from esm_sae.formats.headers import parse_headers
+from esm_sae.report.examples import over_the_range, read_proteins, strongest, windows_around
+from esm_sae.report.tables import (
+    concepts_of,
+    eligible_concepts,
+    marked_clusters_of,
+    matches_of,
+    near_duplicates_of,
+    rounded,
+    taxa_of,
+)
 
-_TAXA_SHOWN = 10
 _RESIDUES_SHOWN = 6
+# A map's coordinates are whole numbers up to this.
+_GRID = 10_000
+_OF_CONCEPT = ("source", "concept", "level")
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 # https://www.uniprot.org/help/accession_numbers
 _ACCESSION = re.compile(
@@ -20,35 +32,66 @@ _ACCESSION = re.compile(
 )
 
 
-def payload(summary: pl.DataFrame, activations: Path, taxonomy: Path) -> dict[str, Any]:
+def payload(
+    summary: pl.DataFrame,
+    *,
+    activations: Path,
+    taxonomy: Path,
+    concepts: Path | None = None,
+    clusters: Path | None = None,
+    matches: Path | None = None,
+    k: int,
+) -> dict[str, Any]:
     """Collect what the page shows of the latents, in plain lists.
+
+    Memory: what is shown, about 5 kB a latent; the tables of activations are streamed.
 
     Args:
         summary: the table of ``summarise_latents``.
         activations: folder of ``compute_activations``.
         taxonomy: folder of ``feature_taxonomy``.
+        concepts: folder of ``score_concepts``.
+        clusters: folder of ``cluster_latents``.
+        matches: folder of ``match_latents``.
+        k: of the SAE, to find it among the matches.
 
     Returns:
-        ``latents`` (columns, one entry per latent), ``top`` (per latent its top proteins as
-        [number in proteins, activation, position, window]), ``bars`` (per latent its taxa as
-        [taxon, firing proteins, proteins, frequency elsewhere, log2 ratio]), ``proteins`` ([id,
-        name, taxon, length, accession]).
+        ``latents`` (columns, one entry per latent); per latent, ``top`` (its top proteins as
+        [number in proteins, activation, position, window]), ``examples`` (the same of others,
+        each behind its fifth of the range), ``bars``, ``concepts``, ``near``, ``marked`` and
+        ``matches`` (as the functions of ``tables`` return them; empty where there is no such
+        table); ``conceptNames`` ([source, concept, level,
+        F1 of calling every unit] by their numbers), ``taxa`` (their
+        names) and ``proteins`` (columns id, name, taxon, length, accession; names and taxa by
+        their numbers in ``names`` and ``taxa``).
     """
-    sequences = pl.read_parquet(activations / "sequences.parquet")
-    top = _top(summary)
-    numbers = top["protein"].unique().sort()
-    place = {number: place for place, number in enumerate(numbers)}
-    parts = storage.list_files(activations / "by_row", "*.parquet")
-    windows = windows_of(top, sequences, parts) if len(top) else []
-    shown: list[list[Any]] = [[] for _ in range(len(summary))]
-    for row, window in zip(top.iter_rows(named=True), windows, strict=True):
-        entry = [place[row["protein"]], short(row["activation"]), row["position"], window]
-        shown[row["latent"]].append(entry)
+    count = len(summary)
+    nothing: list[list[Any]] = [[] for _ in range(count)]
+    top, drawn = strongest(summary), over_the_range(summary, activations)
+    chosen = pl.concat(
+        [top.with_columns(fifth=pl.lit(None, dtype=pl.UInt8)), drawn], how="diagonal"
+    )
+    sequences = read_proteins(activations, chosen["protein"].unique().sort())
+    windows = windows_around(chosen, summary, sequences, activations)
+    shown = _entries(chosen, sequences["protein"], windows, count)
+    taxa: dict[str, int] = {}
+    eligible = None if concepts is None else eligible_concepts(concepts)
+    scored = nothing
+    if concepts is not None and eligible is not None:
+        scored = concepts_of(concepts, eligible, count)
+    named = [] if eligible is None else eligible.select(*_OF_CONCEPT, rounded("trivial_f1")).rows()
     return {
         "latents": _columns(summary),
-        "top": shown,
-        "bars": _bars(taxonomy, len(summary)),
-        "proteins": _proteins(sequences[numbers.to_numpy()]),
+        "top": [[entry[1:] for entry in entries if entry[0] is None] for entries in shown],
+        "examples": [[entry for entry in entries if entry[0] is not None] for entries in shown],
+        "bars": taxa_of(taxonomy, count, taxa),
+        "concepts": scored,
+        "conceptNames": named,
+        "near": nothing if clusters is None else near_duplicates_of(clusters, count),
+        "marked": nothing if clusters is None else marked_clusters_of(clusters, count),
+        "matches": nothing if matches is None else matches_of(matches, k, count),
+        **_proteins(sequences, taxa),
+        "taxa": list(taxa),
     }
 
 
@@ -67,39 +110,87 @@ def short(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else float(f"{value:.4g}")
 
 
-def _top(summary: pl.DataFrame) -> pl.DataFrame:
-    return (
-        summary.select("latent", "top_proteins")
-        .filter(pl.col("top_proteins").list.len() > 0)
-        .explode("top_proteins")
-        .unnest("top_proteins")
-        .select("latent", "protein", "activation", "position")
+def on_grid(plane: np.ndarray) -> tuple[list[int | None], list[int | None]]:
+    """Return coordinates (N, 2) as whole numbers for a map; None where they are NaN."""
+    known = ~np.isnan(plane).any(axis=1)
+    placed = plane[known].astype(np.float64)
+    low = placed.min(axis=0, initial=np.inf)
+    # One scale for both axes, or distances on the map would mean nothing.
+    scale = _GRID / max(float((placed - low).max(initial=0)), 1e-12)
+    columns = []
+    for axis in range(2):
+        column = np.full(len(plane), None, dtype=object)
+        column[known] = np.round((placed[:, axis] - low[axis]) * scale).astype(int)
+        columns.append(column.tolist())
+    return columns[0], columns[1]
+
+
+def _entries(
+    chosen: pl.DataFrame, proteins: pl.Series, windows: list[Any], latents: int
+) -> list[list[Any]]:
+    places = proteins.search_sorted(chosen["protein"])
+    table = chosen.select(
+        "latent", "fifth", pl.Series("place", places), rounded("activation"), "position"
     )
+    shown: list[list[Any]] = [[] for _ in range(latents)]
+    for (latent, *entry), window in zip(table.iter_rows(), windows, strict=True):
+        shown[latent].append([*entry, window])
+    return shown
+
+
+_NUMBERS = {
+    "density": "density",
+    "proteinDensity": "protein_density",
+    "mean": "mean_activation",
+    "max": "max_activation",
+    "residueShare": "top_residue_share",
+    "residueBackground": "top_residue_background",
+    "taxonQ": "best_taxon_q",
+    "stability": "stability_cosine",
+    "entropy": "similarity_entropy",
+    "score": "label_score",
+    "baseline": "label_baseline",
+    "precision": "label_precision",
+    "recall": "label_recall",
+    "threshold": "label_threshold",
+}
+_PLAIN = {
+    "firingProteins": "firing_proteins",
+    "firingRows": "firing_rows",
+    "name": "common_name",
+    "nameCount": "common_name_count",
+    "residue": "top_residue",
+    "histogram": "histogram",
+    "taxon": "best_taxon",
+    "taxonomic": "taxonomic",
+    "decoderCluster": "decoder_cluster",
+    "stable": "stable",
+    "families": "similarity_clusters",
+    "memory": "memory",
+    "label": "label",
+    "level": "label_level",
+    "heldOut": "label_held_out",
+}
+SUMMARY_COLUMNS = (
+    "latent",
+    "top_proteins",
+    "residues",
+    "label_kind",
+    "map_x",
+    "map_y",
+    *_NUMBERS.values(),
+    *_PLAIN.values(),
+)
 
 
 def _columns(summary: pl.DataFrame) -> dict[str, list[Any]]:
-    numbers = {
-        "density": "density",
-        "proteinDensity": "protein_density",
-        "mean": "mean_activation",
-        "max": "max_activation",
-        "taxonFrequency": "top_taxon_firing_frequency",
-        "ratio": "top_taxon_log2_ratio",
-        "residueShare": "top_residue_share",
-        "residueBackground": "top_residue_background",
-    }
-    plain = {
-        "firingProteins": "firing_proteins",
-        "firingRows": "firing_rows",
-        "taxon": "top_taxon",
-        "name": "common_name",
-        "nameCount": "common_name_count",
-        "residue": "top_residue",
-        "histogram": "histogram",
-    }
-    columns: dict[str, list[Any]] = {}
-    columns |= {key: [short(value) for value in summary[name]] for key, name in numbers.items()}
-    columns |= {key: summary[name].to_list() for key, name in plain.items()}
+    columns: dict[str, list[Any]] = summary.select(
+        *(rounded(name).alias(key) for key, name in _NUMBERS.items()),
+        *(pl.col(name).alias(key) for key, name in _PLAIN.items()),
+    ).to_dict(as_series=False)
+    columns["kind"] = [None if kind == "none" else kind for kind in summary["label_kind"]]
+    places = on_grid(summary.select("map_x", "map_y").to_numpy())
+    columns |= dict(zip("xy", places, strict=True))
     columns["residues"] = [_largest_shares(shares) for shares in summary["residues"].to_list()]
     return columns
 
@@ -111,35 +202,19 @@ def _largest_shares(shares: list[float] | None) -> list[list[Any]] | None:
     return [[letter, short(share)] for letter, share in ranked[:_RESIDUES_SHOWN] if share > 0]
 
 
-def _bars(taxonomy: Path, latents: int) -> list[list[Any]]:
-    table = (
-        pl.read_parquet(taxonomy / "feature_taxonomy.parquet")
-        .sort("latent", "firing_frequency", "taxon", descending=[False, True, False])
-        .group_by("latent", maintain_order=True)
-        .head(_TAXA_SHOWN)
-    )
-    bars: list[list[Any]] = [[] for _ in range(latents)]
-    for row in table.iter_rows(named=True):
-        bars[row["latent"]].append(
-            [
-                row["taxon"],
-                row["firing_proteins"],
-                row["proteins"],
-                short(row["other_frequency"]),
-                short(row["log2_ratio"]),
-            ]
-        )
-    return bars
+def _proteins(sequences: pl.DataFrame, taxa: dict[str, int]) -> dict[str, Any]:
+    parsed = parse_headers(sequences["header"].fill_null("")).select("name").collect()
+    names: dict[str, int] = {}
+    ids = sequences["sequence_id"].to_list()
+    proteins = {
+        "id": ids,
+        "name": _numbered((name or None for name in parsed["name"]), names),
+        "taxon": _numbered(sequences["taxon"], taxa),
+        "length": sequences["length"].to_list(),
+        "accession": [accession_of(sequence_id) for sequence_id in ids],
+    }
+    return {"proteins": proteins, "names": list(names)}
 
 
-def _proteins(sequences: pl.DataFrame) -> list[list[Any]]:
-    return [
-        [
-            row["sequence_id"],
-            parse_header(row["header"] or "").name or None,
-            row["taxon"],
-            row["length"],
-            accession_of(row["sequence_id"]),
-        ]
-        for row in sequences.iter_rows(named=True)
-    ]
+def _numbered(texts: Iterable[str | None], numbers: dict[str, int]) -> list[int | None]:
+    return [None if text is None else numbers.setdefault(text, len(numbers)) for text in texts]

@@ -1,219 +1,161 @@
-"use strict";
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
-  const { latents, top, bars, proteins } = data;
+  const { latents, proteins, names, taxa, top } = data;
   const total = latents.density.length;
-  const residues = latents.residue.some((letter) => letter !== null);
-  const perResidue = document.querySelector('[data-sort="density"]') !== null;
-  const PAGE = 150;
-  // Below one and a half times as often as elsewhere a taxon is not worth naming.
-  const EVEN = Math.log2(1.5);
-
-  const body = document.querySelector("#latents tbody");
-  const search = document.getElementById("search");
+  const shows = (key) => document.querySelector(`[data-sort="${key}"]`) !== null;
+  const columns = {
+    concept: shows("conceptF1"), name: shows("skill"), stable: shows("stability"), spread: shows("entropy"),
+  };
+  const perResidue = top.some((entries) => entries.some(([, , position]) => position !== null));
+  const [GOOD, RARE] = [0.5, 0.05];
   const show = document.getElementById("show");
-  const count = document.getElementById("count");
-  const more = document.getElementById("more");
-  const none = document.getElementById("none");
-  const detail = document.getElementById("detail");
-  const sorters = [...document.querySelectorAll("[data-sort]")];
-  const beside = window.matchMedia("(min-width: 70rem)");
+  latents.latent = latents.density.map((_, latent) => latent);
 
-  let order = [];
-  let drawn = 0;
-  let sort = { key: "nameCount", down: true };
-  let opened = null;
+  // How far a name goes from one that says nothing, of which F1 rises with how often the latent
+  // fires, to a perfect one.
+  latents.skill = latents.score.map((score, latent) => {
+    const baseline = latents.baseline[latent];
+    return score === null || baseline === null ? null : (score - baseline) / Math.max(1 - baseline, 1e-9);
+  });
 
-  const texts = Array.from({ length: total }, (_, latent) => {
-    const words = [latent, latents.taxon[latent], latents.name[latent]];
-    for (const [protein] of top[latent]) words.push(...proteins[protein].slice(0, 3));
+  const nameOf = (protein) => names[proteins.name[protein]] ?? null;
+  const taxonOf = (protein) => taxa[proteins.taxon[protein]] ?? null;
+  const conceptOf = (latent) => data.conceptNames[data.concepts[latent][0]?.[0]]?.[1] ?? null;
+  latents.conceptF1 = data.concepts.map(([best]) => best?.[4] ?? null);
+  const fires = (latent) => latents.firingRows[latent] > 0;
+  const texts = latents.latent.map((latent) => {
+    const words = [latent, latents.label[latent], latents.taxon[latent], conceptOf(latent), latents.name[latent]];
+    for (const [protein] of top[latent]) words.push(proteins.id[protein], nameOf(protein), taxonOf(protein));
     return words.filter((word) => word !== null).join("\n").toLowerCase();
   });
 
+  const trivialF1 = (latent) => data.conceptNames[data.concepts[latent][0]?.[0]]?.[3] ?? 0;
+  const toldConcept = (latent) => {
+    const f1 = latents.conceptF1[latent];
+    return f1 >= GOOD && f1 > trivialF1(latent);
+  };
+
   const kinds = {
     all: () => true,
-    firing: (latent) => latents.firingRows[latent] > 0,
-    silent: (latent) => latents.firingRows[latent] === 0,
-    rare: (latent) => latents.firingRows[latent] > 0 && latents.proteinDensity[latent] < 0.05,
-    named: (latent) => latents.nameCount[latent] >= 5,
+    firing: fires,
+    silent: (latent) => !fires(latent),
+    rare: (latent) => fires(latent) && latents.proteinDensity[latent] < RARE,
   };
+  const filters = [
+    ["named", "telling name", (latent) => latents.skill[latent] >= GOOD, "skill"],
+    ["concept", "concept F1 ≥ 0.5", (latent) => toldConcept(latent), "conceptF1"],
+    ["taxonomic", "taxonomic", (latent) => latents.taxonomic[latent] === true, "taxonomic"],
+    ["stable", "stable", (latent) => latents.stable[latent] === true, "stable"],
+    ["several", "not memory", (latent) => latents.memory[latent] === false, "memory"],
+    ["memory", "memory", (latent) => latents.memory[latent] === true, "memory"],
+  ].filter(([, , , column]) => latents[column].some((value) => value !== null));
+  const boxes = filters.map(([key, title, passes]) => {
+    const box = element("input", { type: "checkbox", value: key });
+    const many = latents.latent.filter(passes).length;
+    document.getElementById("filters").append(
+      element("label", {}, box, title, " ", dim(many.toLocaleString("en"))));
+    return [box, passes];
+  });
+  const accepts = (latent) =>
+    kinds[show.value](latent) && boxes.every(([box, passes]) => !box.checked || passes(latent));
 
-  const select = () => {
-    const wanted = search.value.trim().toLowerCase();
-    const exact = /^#?\d+$/.test(wanted) ? Number(wanted.replace("#", "")) : null;
-    const words = wanted.split(/\s+/).filter(Boolean);
-    const matches = (latent) =>
-      latent === exact || words.every((word) => texts[latent].includes(word));
-    order = [];
-    for (let latent = 0; latent < total; latent++) {
-      if (kinds[show.value](latent) && matches(latent)) order.push(latent);
-    }
-    const column = sort.key === "latent" ? null : latents[sort.key];
-    const value = (latent) => (column === null ? latent : column[latent]);
-    const direction = sort.down ? -1 : 1;
-    order.sort((one, other) => {
-      if (exact !== null && (one === exact || other === exact)) return one === exact ? -1 : 1;
-      const [a, b] = [value(one), value(other)];
-      // Latents without a value come last in both directions.
-      if (a === null || b === null) return (a === null) - (b === null) || one - other;
-      return direction * (a - b) || latents.firingProteins[one] - latents.firingProteins[other] || one - other;
-    });
-    body.replaceChildren();
-    drawn = 0;
-    draw();
-    count.textContent = `${order.length.toLocaleString("en")} of ${total.toLocaleString("en")}`;
-    none.hidden = order.length > 0;
-  };
-
-  const draw = () => {
-    const next = order.slice(drawn, drawn + PAGE);
-    body.append(...next.map(row));
-    drawn += next.length;
-    more.hidden = drawn >= order.length;
-    more.textContent = `Show more (${(order.length - drawn).toLocaleString("en")} left)`;
-  };
-
-  const cell = (className, ...children) => element("td", { className }, ...children);
-  const row = (latent) => {
-    const open = element("button", { type: "button", textContent: latent });
-    open.setAttribute("aria-label", `Open latent ${latent}`);
+  const cells = (latent) => {
     const fill = element("i");
     fill.style.width = `${100 * latents.proteinDensity[latent]}%`;
-    const cells = [
-      cell("n", open),
-      cell("n", percent(latents.proteinDensity[latent]), element("span", { className: "bar" }, fill)),
-    ];
-    if (perResidue) cells.push(cell("n wide-only", percent(latents.density[latent])));
-    cells.push(cell("n wide-only roomy", number(latents.max[latent])));
-    if (residues) cells.push(residueCell(latent));
-    cells.push(taxonCell(latent), nameCell(latent));
-    const line = element("tr", {}, ...cells);
-    line.dataset.latent = latent;
-    line.classList.toggle("open", latent === opened);
-    return line;
+    const shown = columns.name ? [labelCell(latent), scoreCell(latent)] : [nameCell(latent)];
+    shown.push(cell("n", percent(latents.proteinDensity[latent]), element("span", { className: "bar" }, fill)));
+    if (columns.concept) shown.push(conceptCell(latent));
+    shown.push(taxonCell(latent));
+    if (columns.stable) shown.push(stableCell(latent));
+    if (columns.spread) shown.push(cell("n wide-only roomy", number(latents.entropy[latent])));
+    return shown;
   };
-  const taxonCell = (latent) => {
-    const [taxon, ratio] = [latents.taxon[latent], latents.ratio[latent]];
-    if (taxon === null) return cell("dim wide-only", "–");
-    if (ratio !== null && ratio < EVEN) return cell("dim wide-only", "about even");
-    return cell("wide-only", taxon, " ",
-      element("span", { className: "dim", textContent: ratio === null ? "" : signed(ratio) }));
+  const labelCell = (latent) => {
+    const label = latents.label[latent];
+    if (label === null) return nameCell(latent);
+    return cell(latents.skill[latent] >= GOOD ? "" : "weak", label, latents.memory[latent] ? dim(" (memory)") : "");
   };
-  const residueCell = (latent) => {
-    const letter = latents.residue[latent];
-    if (letter === null) return cell("dim", "–");
-    return cell("", element("span", { className: "letter", textContent: letter }), " ",
-      element("span", { className: "dim", textContent: percent(latents.residueShare[latent]) }));
+  const scoreCell = (latent) => {
+    const [score, baseline] = [latents.score[latent], latents.baseline[latent]];
+    if (score === null) return cell("n dim", "–");
+    return cell(latents.skill[latent] >= GOOD ? "n" : "n weak", score.toFixed(2),
+      baseline >= 0.1 ? element("small", { className: "dim", textContent: `base ${baseline.toFixed(2)}` }) : "");
   };
   const nameCell = (latent) => {
     const name = latents.name[latent];
     const size = top[latent].length;
     if (name === null) return cell("dim", size ? "no telling name" : "silent");
     const shared = latents.nameCount[latent];
-    if (shared < 2) return cell("dim", "all different");
-    return cell("", name, " ",
-      element("span", { className: "dim", textContent: `${shared} of ${size}` }));
+    if (shared < 2) return cell("dim", "top proteins all differ");
+    return cell("weak", name, " ", dim(`${shared} of its top ${size}`));
+  };
+  const conceptCell = (latent) => {
+    if (conceptOf(latent) === null) return cell("dim wide-only", "–");
+    if (latents.conceptF1[latent] <= trivialF1(latent)) return cell("dim wide-only", "none on test");
+    return cell(toldConcept(latent) ? "wide-only" : "wide-only weak", conceptOf(latent), " ", dim(number(latents.conceptF1[latent])));
+  };
+  const taxonCell = (latent) => {
+    const [taxon, q] = [latents.taxon[latent], latents.taxonQ[latent]];
+    if (taxon === null || q === null) return cell("dim wide-only", "–");
+    const sure = latents.taxonomic[latent];
+    return cell(sure ? "wide-only" : "wide-only weak", sure ? taxon : "none", " ", dim(`q ${number(q)}`));
+  };
+  const stableCell = (latent) => {
+    const cosine = latents.stability[latent];
+    const stable = latents.stable[latent];
+    return cell(stable ? "n wide-only" : "n wide-only dim", cosine === null ? "–" : cosine.toFixed(2), stable ? " ✓" : "");
   };
 
-  const setSort = (key) => {
-    const textual = key === "latent";
-    sort = { key, down: sort.key === key ? !sort.down : !textual };
-    for (const button of sorters) {
-      const heading = button.parentElement;
-      if (button.dataset.sort === sort.key) {
-        heading.setAttribute("aria-sort", sort.down ? "descending" : "ascending");
-      } else heading.removeAttribute("aria-sort");
-    }
-    select();
-  };
-
-  const histogram = (latent) => {
-    const counts = latents.histogram[latent];
-    const [width, height, floor] = [440, 96, 76];
-    const highest = Math.max(...counts);
-    const picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, class: "histogram", role: "img",
-      "aria-label": `Activations from 0 to ${number(latents.max[latent])}` });
-    const step = width / counts.length;
-    counts.forEach((value, bin) => {
-      if (!value) return;
-      const size = Math.max((floor * value) / highest, 1.5);
-      const bar = svg("rect", { x: bin * step + 1, y: floor - size, width: step - 2, height: size });
-      const [from, to] = [bin, bin + 1].map((edge) => number((latents.max[latent] * edge) / counts.length));
-      bar.append(svg("title", {}, `${from} to ${to}: ${value.toLocaleString("en")}`));
-      picture.append(bar);
-    });
-    picture.append(
-      svg("line", { x1: 0, x2: width, y1: floor + 0.5, y2: floor + 0.5 }),
-      svg("text", { x: 0, y: height - 4 }, "0"),
-      svg("text", { x: width, y: height - 4, "text-anchor": "end" }, number(latents.max[latent])),
-      svg("text", { x: width / 2, y: height - 4, "text-anchor": "middle" }, "activation"),
-    );
-    return picture;
-  };
-  const svg = (tag, attributes, text) => {
-    const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
-    for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-    if (text !== undefined) node.textContent = text;
-    return node;
-  };
-
-  const proteinItem = (latent, [place, activation, position, stretch]) => {
-    const [id, name, taxon, length, accession] = proteins[place];
-    const facts = [name === null ? null : id, length === null ? null : `${length} residues`,
+  const proteinItem = ([protein, activation, position, stretch]) => {
+    const [name, taxon, length] = [nameOf(protein), taxonOf(protein), proteins.length[protein]];
+    const facts = [name === null ? null : proteins.id[protein], length === null ? null : `${length} residues`,
       position === null ? null : `peak at residue ${position}`];
     const under = element("div", { className: "under" });
     if (taxon !== null) under.append(element("em", { textContent: taxon }), " · ");
     under.append(facts.filter((fact) => fact !== null).join(" · "));
     return element("li", {},
-      element("div", { className: "line" }, proteinTitle(name ?? id, accession),
+      element("div", { className: "line" }, proteinTitle(name ?? proteins.id[protein], proteins.accession[protein]),
         element("data", { value: activation, textContent: number(activation) })),
       under,
-      stretch === null ? null : sequence(stretch, latents.max[latent], position, length));
+      stretch === null ? null : sequence(stretch, position, length));
   };
-  const sequence = (stretch, strongest, peak, length) => {
-    const fired = new Map(stretch.fired);
-    const seen = stretch.seen === null ? null : new Set(stretch.seen);
-    const node = element("code", { className: "sequence" });
-    if (stretch.start > 1) node.append(element("span", { className: "edge", textContent: `${stretch.start} ` }));
-    [...stretch.text].forEach((letter, offset) => {
-      const position = stretch.start + offset;
-      const residue = element("span", { textContent: letter });
-      const activation = fired.get(offset);
-      if (activation !== undefined) {
-        const strength = 0.18 + (0.72 * activation) / strongest;
-        residue.style.backgroundColor = `rgba(var(--fire), ${strength.toFixed(2)})`;
-        residue.title = `${letter}${position}: ${number(activation)}`;
-      } else if (seen !== null && !seen.has(offset)) {
-        residue.className = "unseen";
-        residue.title = `${letter}${position}: not encoded`;
-      }
-      if (position === peak) residue.classList.add("peak");
-      node.append(residue);
+  const examples = (latent) => {
+    const parts = [];
+    const ranges = ["strongest fifth", "second fifth", "middle fifth", "fourth fifth", "weakest fifth"];
+    ranges.forEach((range, fifth) => {
+      const drawn = data.examples[latent].filter(([of]) => of === fifth);
+      if (!drawn.length) return;
+      parts.push(element("h4", { className: "fifth", textContent: range }),
+        element("ol", { className: "proteins" }, ...drawn.map(([, ...entry]) => proteinItem(entry))));
     });
-    const last = stretch.start + stretch.text.length - 1;
-    if (last < length) node.append(element("span", { className: "edge", textContent: ` ${last}` }));
-    return node;
+    return parts;
   };
 
   const taxonBars = (latent) => {
     const grid = element("div", { className: "bars" });
-    for (const [taxon, firing, size, elsewhere, ratio] of bars[latent]) {
+    for (const entry of data.bars[latent]) {
+      const [taxon, firing, size, low, high, elsewhere, odds, oddsLow, oddsHigh, q, strict, families, sure] = entry;
       const track = element("div", { className: "track" });
-      const fill = element("i");
+      const [fill, interval] = [element("i"), element("s", { title: `95% interval: ${percent(low)} to ${percent(high)}` })];
       fill.style.width = `${(100 * firing) / size}%`;
-      track.append(fill);
+      interval.style.left = `${100 * low}%`;
+      interval.style.width = `${100 * (high - low)}%`;
+      track.append(fill, interval);
       if (elsewhere !== null) {
         const tick = element("u", { title: `all other taxa: ${percent(elsewhere)}` });
         tick.style.left = `calc(${100 * elsewhere}% - 1px)`;
         track.append(tick);
       }
-      grid.append(element("span", { textContent: taxon }), track,
+      const ratio = `odds ratio ${number(odds)} (${number(oddsLow)} to ${oddsHigh === null ? "∞" : number(oddsHigh)})`;
+      const tested = q === null ? "too few to test"
+        : `${ratio}, q ${number(q)}, stricter q ${number(strict)}, ${plural(families, "family", "families")}`;
+      grid.append(element("span", { className: sure ? "sure" : "", textContent: taxa[taxon] }), track,
         element("span", { className: "n", textContent: `${firing} of ${size}` }),
-        element("span", { className: "n dim", textContent: ratio === null ? "" : signed(ratio) }));
+        element("span", { className: "n dim", textContent: sure ? "✓" : "" }),
+        element("small", { className: "wide-row", textContent: tested }));
     }
     return grid;
   };
-
   const letterBars = (latent) => {
     const grid = element("div", { className: "bars letters" });
     for (const [letter, share] of latents.residues[latent]) {
@@ -225,107 +167,113 @@
     }
     return grid;
   };
+  const conceptTable = (latent) => scoreTable(
+    ["concept", "validation", "test F1", "AUROC"],
+    data.concepts[latent].map(([place, validation, precision, recall, f1, auroc, chosen]) => {
+      const [source, concept, level, trivial] = data.conceptNames[place];
+      const found = `${source}, per ${level}${chosen ? ", its best latent" : ""}; precision ${number(precision)}, ` +
+        `recall ${number(recall)}; F1 of calling all ${number(trivial)}`;
+      return [element("span", {}, concept, element("small", { textContent: found })), ...[validation, f1, auroc].map(number)];
+    }));
+  const latentLink = (latent) => element("a", { href: `#latent-${latent}`, textContent: latent });
+  const nearTable = (latent) => scoreTable(["latent", "cosine", "correlation"],
+    data.near[latent].map(([other, cosine, correlation]) => [
+      element("span", {}, latentLink(other), " ", dim(latents.label[other] ?? "")), number(cosine), number(correlation)]));
+  // The other's latents are numbers of another report: nothing to link to.
+  const matchTable = (latent) => scoreTable(["other seed", "by direction", "cosine", "by firing", "correlation"],
+    data.matches[latent].map(([k, byCosine, cosine, mutual, byFiring, correlation, both]) => [
+      `k = ${k}`, shownMatch(byCosine, mutual), number(cosine), shownMatch(byFiring, both), number(correlation)]));
+  const shownMatch = (latent, mutual) => (latent === null ? "–" : `${latent}${mutual ? " ⇄" : ""}`);
+  const markedList = (latent) => element("ul", { className: "links" },
+    ...data.marked[latent].map(([cluster, label, size, precision, recall, f1]) => {
+      const text = label === null ? `cluster ${cluster}` : `cluster ${cluster}: ${label}`;
+      const address = data.clusterPage === null ? null : `${data.clusterPage}#cluster-${cluster}`;
+      return element("li", {}, address === null ? text : element("a", { href: address, textContent: text }),
+        ` (${plural(size, "protein", "proteins")}) `,
+        dim(`held out: F1 ${number(f1)}, precision ${number(precision)}, recall ${number(recall)}`));
+    }));
 
-  const statement = (latent) => {
+  const badges = (latent) => {
+    const shown = [];
+    const badge = (text, className = "") => shown.push(element("li", { className, textContent: text }));
+    if (latents.kind[latent] !== null) badge(`named by ${latents.kind[latent]}`);
+    if (latents.taxonomic[latent]) badge("taxonomic", "good");
+    if (latents.stable[latent] === true) badge("stable", "good");
+    if (latents.stable[latent] === false) badge("not found from another seed", "care");
+    if (latents.memory[latent]) badge("memory: one family", "care");
+    return shown.length ? [element("ul", { className: "badges" }, ...shown)] : [];
+  };
+  const scoreSentence = (latent) => {
+    const [score, threshold] = [latents.score[latent], latents.threshold[latent]];
+    const unit = latents.level[latent] === "residue" ? "residues" : "proteins";
+    if (score === null) return `The name was not scored: too few held-out ${unit} bear it.`;
+    const firing = threshold > 0 ? `activation above ${number(threshold)}` : "firing";
+    return `On held-out ${unit} the name predicts ${firing} with F1 ${score.toFixed(2)} (precision ` +
+      `${number(latents.precision[latent])}, recall ${number(latents.recall[latent])}, ` +
+      `${latents.heldOut[latent].toLocaleString("en")} bear it); a name that says nothing would score ${latents.baseline[latent].toFixed(2)}.`;
+  };
+  const statements = (latent) => {
     const parts = [];
-    if (latents.residue[latent] !== null && latents.residueShare[latent] >= 0.5) {
+    if (latents.label[latent] !== null) parts.push(scoreSentence(latent));
+    if (latents.residue[latent] !== null && latents.residueShare[latent] >= GOOD) {
       parts.push(`${percent(latents.residueShare[latent])} of the residues it fires on are ` +
         `${latents.residue[latent]} (${percent(latents.residueBackground[latent])} of all are).`);
     }
     const [shared, size] = [latents.nameCount[latent], top[latent].length];
     if (shared >= 2) parts.push(`${shared} of its ${size} strongest proteins are named ${latents.name[latent]}.`);
-    return parts.join(" ");
+    if (latents.families[latent] !== null) parts.push(`It fires on ${plural(latents.families[latent], "family", "families")} of similar proteins.`);
+    return parts;
   };
 
-  const render = (latent) => {
-    const close = tool("Close", "Close (Escape)", () => leave());
-    close.className = "close";
-    const title = element("h2", { id: "detail-title", tabIndex: -1, textContent: `Latent ${latent}` });
-    const parts = [element("header", {}, title, element("div", { className: "tools" },
-      tool("←", "Previous latent (left arrow)", () => step(-1)), tool("→", "Next latent (right arrow)", () => step(1)), close))];
-    if (!latents.firingRows[latent]) {
-      parts.push(element("p", { textContent: "Silent: it fires on none of the rows encoded here." }));
-    } else {
-      const says = statement(latent);
-      if (says) parts.push(element("p", { className: "says", textContent: says }));
-      const stat = (name, value) => element("div", {}, element("dt", { textContent: name }), element("dd", { textContent: value }));
-      parts.push(element("dl", { className: "stats" },
+  const panel = (latent) => ({ title: `Latent ${latent}`, content: fires(latent) ? content(latent)
+    : [element("p", { textContent: "Silent: it fires on none of the rows encoded here." })] });
+  const content = (latent) => {
+    const label = latents.label[latent];
+    const says = statements(latent);
+    const stretches = top[latent].map(([, , , stretch]) => stretch).filter((stretch) => stretch !== null);
+    const legend = !stretches.length ? "" : stretches.some(([, , marks]) => marks.includes("_"))
+      ? "colour: activation; pale: residue not encoded" : "colour: activation";
+    const drawn = examples(latent);
+    const optional = (entries, ...parts) => (entries[latent].length ? section(...parts) : []);
+    return [
+      ...(label === null ? [] : [element("p", { className: "name", textContent: label })]),
+      ...badges(latent),
+      element("ul", { className: "says" }, ...says.map((textContent) => element("li", { textContent }))),
+      element("dl", { className: "stats" },
         stat("proteins", `${latents.firingProteins[latent].toLocaleString("en")} (${percent(latents.proteinDensity[latent])})`),
         ...(perResidue ? [stat("residues", `${latents.firingRows[latent].toLocaleString("en")} (${percent(latents.density[latent])})`)] : []),
         stat("mean", number(latents.mean[latent])),
-        stat("peak", number(latents.max[latent]))));
-      parts.push(...section("Activations", perResidue ? "number of residues" : "number of proteins", histogram(latent)));
-      if (latents.residues[latent] !== null) parts.push(...section("Amino acids", "share of the residues it fires on", letterBars(latent)));
-      const stretches = top[latent].map((entry) => entry[3]).filter((stretch) => stretch !== null);
-      const legend = !stretches.length ? "" : stretches.some((stretch) => stretch.seen !== null)
-        ? "colour: activation; pale: residue not encoded" : "colour: activation";
-      parts.push(...section("Strongest proteins", legend,
-        element("ol", { className: "proteins" }, ...top[latent].map((entry) => proteinItem(latent, entry)))));
-      parts.push(...section("Taxa", "share of proteins it fires in; tick: all other taxa; right: log2 ratio",
-        bars[latent].length ? taxonBars(latent) : element("p", { className: "note", textContent: "It fires in no protein of the sampled taxa." }),
-        element("p", { className: "note", textContent: "Descriptive: small numbers, and families are not controlled for." })));
-    }
-    detail.replaceChildren(...parts);
-    detail.hidden = false;
-    detail.scrollTop = 0;
-    return title;
+        stat("peak", number(latents.max[latent]))),
+      ...section("Activations", perResidue ? "number of residues" : "number of proteins", histogram(latents.histogram[latent], latents.max[latent])),
+      ...(latents.residues[latent] === null ? [] : section("Amino acids", "share of the residues it fires on", letterBars(latent))),
+      ...section("Strongest proteins", legend,
+        element("ol", { className: "proteins" }, ...top[latent].map(proteinItem))),
+      ...(drawn.length ? section("Over the whole range", "two drawn from each fifth of its other proteins", ...drawn) : []),
+      ...optional(data.concepts, "Concepts", "by validation, above that of calling everything", conceptTable(latent)),
+      ...section("Taxa", "share of proteins it fires in, with 95% interval; tick: all other taxa",
+        data.bars[latent].length ? taxonBars(latent) : element("p", { className: "note", textContent: "It fires in no protein of the sampled taxa." })),
+      ...optional(data.marked, "Density clusters", "that it marks", markedList(latent)),
+      ...optional(data.near, "Near duplicates", "alike in direction (cosine) or in where they fire (correlation)", nearTable(latent)),
+      ...optional(data.matches, "In other seeds", "best matches; ⇄ both ways", matchTable(latent)),
+    ];
   };
 
-  const open = (latent, focus) => {
-    opened = latent;
-    for (const line of body.children) line.classList.toggle("open", Number(line.dataset.latent) === latent);
-    const title = render(latent);
-    document.body.classList.toggle("reading", !beside.matches);
-    if (focus) title.focus({ preventScroll: true });
-  };
-  const leave = () => {
-    const line = [...body.children].find((node) => Number(node.dataset.latent) === opened);
-    detail.hidden = true;
-    opened = null;
-    document.body.classList.remove("reading");
-    history.replaceState(null, "", "#browse");
-    for (const node of body.children) node.classList.remove("open");
-    line?.querySelector("button").focus();
-  };
-  const step = (by) => {
-    const at = order.indexOf(opened) + by;
-    if (at >= 0 && at < order.length) location.hash = `latent-${order[at]}`;
-  };
-  const follow = () => {
-    const found = /^#latent-(\d+)$/.exec(location.hash);
-    if (found && Number(found[1]) < total) open(Number(found[1]), true);
-  };
-
-  body.addEventListener("click", (event) => {
-    const line = event.target.closest("tr");
-    const address = `#latent-${line.dataset.latent}`;
-    if (location.hash === address) follow();
-    else location.hash = address;
+  const map = latentMap(latents, (latent) => go(latent));
+  const go = browseTable({
+    name: "latent",
+    total,
+    texts,
+    columns: latents,
+    sort: { key: columns.name ? "skill" : "nameCount", down: true },
+    ascending: ["latent", "taxonQ"],
+    accepts,
+    reset: () => {
+      show.value = "all";
+      for (const [box] of boxes) box.checked = false;
+    },
+    cells,
+    panel,
+    listed: map.list,
+    marked: map.select,
   });
-  document.addEventListener("keydown", (event) => {
-    if (opened === null || event.altKey || event.ctrlKey || event.metaKey) return;
-    if (event.target.closest("input, select")) return;
-    if (event.key === "Escape") leave();
-    if (event.key === "ArrowLeft") step(-1);
-    if (event.key === "ArrowRight") step(1);
-  });
-  for (const button of sorters) button.addEventListener("click", () => setSort(button.dataset.sort));
-  search.addEventListener("input", select);
-  show.addEventListener("change", select);
-  more.addEventListener("click", draw);
-  document.getElementById("clear").addEventListener("click", () => {
-    search.value = "";
-    show.value = "all";
-    select();
-    search.focus();
-  });
-  beside.addEventListener("change", () => document.body.classList.toggle("reading", opened !== null && !beside.matches));
-  window.addEventListener("hashchange", follow);
-
-  for (const button of sorters) {
-    if (button.dataset.sort === sort.key) button.parentElement.setAttribute("aria-sort", "descending");
-  }
-  select();
-  follow();
-  if (opened === null && beside.matches && order.length) open(order[0], false);
 })();

@@ -1,70 +1,85 @@
-"""Stretches of sequence around the residue on which a latent fires most."""
+"""Stretches of sequence around the residue on which a latent fires most in a protein."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
 FLANK = 20
+SILENT, UNSEEN = ".", "_"
+# Activations are shown in 35 steps up to the latent's highest: the digits of base 36 but 0.
+_STEPS = "123456789abcdefghijklmnopqrstuvwxyz"
+
+Window = tuple[int, str, str]
 
 
-def windows_of(top: pl.DataFrame, sequences: pl.DataFrame, parts: list[Path]) -> list[Any]:
-    """Return the residues around each top position and the activations on them.
+def windows_of(
+    chosen: pl.DataFrame, sequences: pl.DataFrame, parts: Sequence[Path]
+) -> list[Window | None]:
+    """Return the residues around each chosen position and the activations on them.
+
+    Memory: the chosen rows and what fires around them; the activations are streamed.
 
     Args:
-        top: latent, protein and position (from 1) of each top protein of each latent.
+        chosen: latent, protein, position (from 1) and highest (the latent's highest activation).
         sequences: protein, sequence, length and rows (the number of its residues that were
-            encoded) of every protein.
+            encoded) of at least the chosen proteins.
         parts: files of activations: protein, position, latent, activation.
 
     Returns:
-        For each row of ``top`` None where the sequence is unknown, else a dictionary with
-        ``start`` (position of the first letter), ``text``, ``fired`` (pairs of offset and
-        activation) and ``seen`` (offsets of the residues that were encoded; None where all
-        were).
+        For each row None where the sequence is unknown, else the position of the first letter,
+        the letters, and a mark for each letter: ``.`` where the latent is silent, ``_`` where
+        the residue was not encoded, else the activation over ``highest`` in steps of 1/35, as a
+        digit of base 36.
     """
-    chosen = top.with_row_index("window").join(
+    if not len(chosen):
+        return []
+    rows = chosen.with_row_index("window").join(
         sequences.select("protein", "sequence", "length", "rows"),
         on="protein",
         how="left",
         maintain_order="left",
     )
-    if chosen["sequence"].null_count() or chosen["position"].null_count():
-        return [None] * len(top)
-    activations = pl.scan_parquet(parts)
-    fired = _fired(chosen, activations)
-    seen = _seen(chosen, activations)
-    windows = []
-    for row in chosen.iter_rows(named=True):
+    if rows["sequence"].null_count() or rows["position"].null_count():
+        return [None] * len(chosen)
+    activations = pl.scan_parquet(list(parts))
+    fired = _fired(rows, activations)
+    seen = _seen(rows, activations)
+    windows: list[Window | None] = []
+    for row in rows.iter_rows(named=True):
         start = max(row["position"] - FLANK, 1)
-        windows.append(
-            {
-                "start": start,
-                "text": row["sequence"][start - 1 : row["position"] + FLANK],
-                "fired": fired.get(row["window"], []),
-                "seen": seen.get(row["window"]) if row["rows"] < row["length"] else None,
-            }
-        )
+        text = row["sequence"][start - 1 : row["position"] + FLANK]
+        everything = row["rows"] >= row["length"]
+        marks = [SILENT if everything else UNSEEN] * len(text)
+        for offset in seen.get(row["window"], []):
+            marks[offset] = SILENT
+        for offset, step in fired.get(row["window"], []):
+            marks[offset] = _STEPS[step]
+        windows.append((start, text, "".join(marks)))
     return windows
 
 
-def _fired(chosen: pl.DataFrame, activations: pl.LazyFrame) -> dict[int, list[list[float]]]:
-    wanted = chosen.lazy().select("window", "latent", "protein", peak="position")
+def _fired(rows: pl.DataFrame, activations: pl.LazyFrame) -> dict[int, list[tuple[int, int]]]:
+    """Return offset and step of each activation, by window."""
+    wanted = rows.lazy().select("window", "latent", "protein", "highest", peak="position")
+    steps = len(_STEPS)
+    step = (pl.col("activation") / pl.col("highest") * steps).ceil().cast(pl.Int32) - 1
     near = (
-        activations.join(wanted, on=["latent", "protein"])
+        activations.select("latent", "protein", "position", "activation")
+        .join(wanted, on=["latent", "protein"])
         .filter(_near_peak())
-        .select("window", "activation", offset=_offset())
-        .sort("window", "offset")
+        .select("window", offset=_offset(), step=step.clip(0, steps - 1))
         .collect(engine="streaming")
     )
-    fired: dict[int, list[list[float]]] = {}
-    for window, activation, offset in near.iter_rows():
-        fired.setdefault(window, []).append([offset, float(f"{activation:.4g}")])
+    fired: dict[int, list[tuple[int, int]]] = {}
+    for window, offset, at in near.iter_rows():
+        fired.setdefault(window, []).append((offset, at))
     return fired
 
 
-def _seen(chosen: pl.DataFrame, activations: pl.LazyFrame) -> dict[int, list[int]]:
-    partly = chosen.lazy().filter(pl.col("rows") < pl.col("length"))
+def _seen(rows: pl.DataFrame, activations: pl.LazyFrame) -> dict[int, list[int]]:
+    """Return the offsets of the residues that were encoded, by window, where not all were."""
+    partly = rows.lazy().filter(pl.col("rows") < pl.col("length"))
     wanted = partly.select("window", "protein", peak="position")
     residues = (
         activations.select("protein", "position")
@@ -75,8 +90,7 @@ def _seen(chosen: pl.DataFrame, activations: pl.LazyFrame) -> dict[int, list[int
         residues.join(wanted, on="protein")
         .filter(_near_peak())
         .select("window", offset=_offset())
-        .sort("window", "offset")
-        .group_by("window", maintain_order=True)
+        .group_by("window")
         .agg("offset")
         .collect(engine="streaming")
     )

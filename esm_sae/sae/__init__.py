@@ -8,6 +8,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from esm_sae.sae.baselines import random_dictionaries
     from esm_sae.sae.comparison import compare_saes
     from esm_sae.sae.evaluation import evaluate_sae
     from esm_sae.sae.inference import SAE, load_checkpoint
@@ -21,6 +22,7 @@ __all__ = [
     "compare_saes",
     "evaluate_sae",
     "load_checkpoint",
+    "random_dictionaries",
     "train_sae",
     "train_saes",
 ]
@@ -36,6 +38,7 @@ _MODULE_OF = {
     "compare_saes": "comparison",
     "evaluate_sae": "evaluation",
     "load_checkpoint": "inference",
+    "random_dictionaries": "baselines",
     "train_sae": "trainer",
     "train_saes": "trainer",
 }

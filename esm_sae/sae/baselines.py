@@ -1,16 +1,19 @@
 """What an SAE is held against: PCA, and a dictionary that was never trained."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from esm_sae import storage
 from esm_sae.formats.checkpoint import Checkpoint, SAEConfig
+from esm_sae.formats.manifest import fingerprint_of
 from esm_sae.formats.shards import EmbeddingShards
 from esm_sae.sae.fidelity import covariance_of, rows_per_block
-from esm_sae.sae.inference import SAE
+from esm_sae.sae.inference import SAE, load_checkpoint
 from esm_sae.sae.model import initial_directions
-from esm_sae.sae.rows import RowRuns, read_rows
+from esm_sae.sae.rows import RowRuns, SplitChoice, read_rows, split_rows
 from esm_sae.sae.scaling import RowStatistics, measure_rows
 
 _MOST_ROWS_FITTED = 8_192
@@ -59,11 +62,54 @@ def random_dictionary(
         train: the training rows.
         statistics: theirs.
     """
-    directions = initial_directions(config.width, config.latent_dim, seed=config.seed or 0)
     rows = train.evenly_spaced(_MOST_ROWS_FITTED)
     if config.normalize:
         statistics = measure_rows(shards, RowRuns.of(rows), normalize=True)
-    weights = Checkpoint(
+    weights = _first_directions(config, statistics)
+    scale = _least_squares_scale(SAE(weights), _without_latents(weights), shards, rows)
+    return SAE(replace(weights, decoder=weights.decoder * np.float32(scale)))
+
+
+def random_dictionaries(
+    checkpoints: Mapping[int, storage.PathLike],
+    shards: EmbeddingShards,
+    *,
+    similarity_clusters: storage.PathLike | None = None,
+    split_seed: int = 0,
+) -> dict[int, SAE]:
+    """Return for SAEs by k the dictionaries that their trainings began with, to encode with.
+
+    As ``random_dictionary``, but not scaled, which no order of activations depends on; and the
+    mean is that of at most 8,192 evenly spaced training rows.
+
+    Args:
+        checkpoints: training folder or checkpoint file of each k.
+        shards: the embedding matrices.
+        similarity_clusters: as in the training.
+        split_seed: as in the training.
+
+    Raises:
+        InputError: a checkpoint or the split can't be read.
+    """
+    train = split_rows(shards, SplitChoice(similarity_clusters, split_seed)).train
+    rows = RowRuns.of(train.evenly_spaced(_MOST_ROWS_FITTED))
+    dictionaries = {}
+    for k, path in checkpoints.items():
+        config = load_checkpoint(path, k=k).config
+        weights = _first_directions(config, measure_rows(shards, rows, normalize=config.normalize))
+        dictionaries[k] = SAE(
+            weights,
+            fingerprint_of(
+                "random_dictionary",
+                {"seed": config.seed or 0, "pre_bias": weights.pre_bias.tolist()},
+            ),
+        )
+    return dictionaries
+
+
+def _first_directions(config: SAEConfig, statistics: RowStatistics) -> Checkpoint:
+    directions = initial_directions(config.width, config.latent_dim, seed=config.seed or 0)
+    return Checkpoint(
         encoder=np.ascontiguousarray(directions.T),
         decoder=directions,
         latent_bias=np.zeros(config.latent_dim, dtype=np.float32),
@@ -71,8 +117,6 @@ def random_dictionary(
         config=config,
         path=Path("random dictionary"),
     )
-    scale = _least_squares_scale(SAE(weights), _without_latents(weights), shards, rows)
-    return SAE(replace(weights, decoder=directions * np.float32(scale)))
 
 
 def _without_latents(weights: Checkpoint) -> SAE:

@@ -5,31 +5,16 @@ given and lets go of the interpreter's lock, so that threads share the work; eac
 computed by one thread in a fixed order, so their number changes no bit.
 """
 
-import functools
-from collections.abc import Callable
-from typing import Any
-
-import numba
 import numpy as np
+
+from esm_sae.compiled import compiled
 
 _GROUP = 16
 # Sums may be taken in the order of the vector unit; NaN and infinity keep their meaning.
 _FAST = {"contract", "reassoc", "nsz"}
 
 
-def _compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        compile_with = functools.partial(numba.njit, nogil=True, error_model="numpy", **options)
-        try:
-            return compile_with(cache=True)(function)
-        except RuntimeError:
-            # There is no folder to keep compiled code in: every process compiles anew.
-            return compile_with()(function)
-
-    return decorate
-
-
-@_compiled()
+@compiled()
 def select_largest(pre: np.ndarray, values: np.ndarray, latents: np.ndarray) -> None:
     """Find the k largest of each row that are above 0; of equal ones the first.
 
@@ -69,7 +54,7 @@ def select_largest(pre: np.ndarray, values: np.ndarray, latents: np.ndarray) -> 
         _write_largest(found, found_at, count, scratch, values[row], latents[row])
 
 
-@_compiled()
+@compiled()
 def _write_largest(
     found: np.ndarray,
     found_at: np.ndarray,
@@ -97,7 +82,7 @@ def _write_largest(
     latents[kept:] = 0
 
 
-@_compiled()
+@compiled()
 def _nth_largest(numbers: np.ndarray, count: int, n: int) -> np.float32:
     """Return the n-th largest of the first ``count`` numbers, which are reordered (quickselect)."""
     first, last, wanted = 0, count - 1, n - 1
@@ -122,7 +107,7 @@ def _nth_largest(numbers: np.ndarray, count: int, n: int) -> np.float32:
     return numbers[wanted]
 
 
-@_compiled(fastmath=_FAST)
+@compiled(fastmath=_FAST)
 def take_errors(
     rows: np.ndarray,
     values: np.ndarray,
@@ -168,7 +153,7 @@ def take_errors(
             along[row, slot] = _dot(error, decoder[latents[row, slot]])
 
 
-@_compiled(fastmath=_FAST)
+@compiled(fastmath=_FAST)
 def _dot(one: np.ndarray, other: np.ndarray) -> np.float32:
     total = np.float32(0)
     for at in range(len(one)):
@@ -176,7 +161,7 @@ def _dot(one: np.ndarray, other: np.ndarray) -> np.float32:
     return total
 
 
-@_compiled()
+@compiled()
 def _fired(values: np.ndarray) -> int:
     count = 0
     while count < len(values) and values[count] > 0:
@@ -184,7 +169,7 @@ def _fired(values: np.ndarray) -> int:
     return count
 
 
-@_compiled()
+@compiled()
 def order_by_latent(
     values: np.ndarray, latents: np.ndarray, starts: np.ndarray, entries: np.ndarray
 ) -> None:
@@ -211,7 +196,7 @@ def order_by_latent(
             free[latent] += 1
 
 
-@_compiled(fastmath=_FAST)
+@compiled(fastmath=_FAST)
 def sum_gradients(
     rows: np.ndarray,
     errors: np.ndarray,
@@ -268,7 +253,7 @@ def sum_gradients(
         latent_bias[latent] = of_bias
 
 
-@_compiled()
+@compiled()
 def keep_largest(activations: np.ndarray, count: int) -> None:
     """Set all but the ``count`` largest of each row to 0, of equal ones all but the first.
 

@@ -21,15 +21,22 @@ def report_assets(settings: Settings) -> list[dg.AssetsDefinition]:
         kinds={"html"},
         partitions_def=k_partitions(settings),
         deps=[
-            dg.AssetDep(name, partition_mapping=SAME_KEY)
-            for name in (
-                "feature_summary",
-                "feature_activations",
-                "feature_taxonomy",
-                "sae_metrics",
-            )
+            *(
+                dg.AssetDep(name, partition_mapping=SAME_KEY)
+                for name in (
+                    "feature_summary",
+                    "feature_activations",
+                    "feature_taxonomy",
+                    "feature_concepts",
+                    "feature_clusters",
+                    "sae_metrics",
+                )
+            ),
+            *(["latent_matches"] if settings.sae.replicate else []),
+            # Linked from the page.
+            "embedding_cluster_report",
         ],
-        code_version="1",
+        code_version="2",
     )
     def feature_report(context: dg.AssetExecutionContext, data: DataRoot) -> dg.MaterializeResult:
         """The latents of one autoencoder as a page to browse and share."""
@@ -40,7 +47,11 @@ def report_assets(settings: Settings) -> list[dg.AssetsDefinition]:
                 summary=data.analysis(k, "feature_summary.parquet"),
                 activations=data.analysis(k, "activations"),
                 taxonomy=data.analysis(k, "taxonomy"),
+                concepts=data.analysis(k, "concepts"),
+                clusters=data.analysis(k, "clusters"),
                 metrics=data.metrics(k),
+                matches=data.latent_matches if settings.sae.replicate else None,
+                cluster_page=data.cluster_report,
             )
             return metadata.result(product, clock)
 

@@ -21,6 +21,8 @@ PARTITIONED = {
     "sae_metrics": "4",
     "feature_activations": "4",
     "feature_taxonomy": "4",
+    "feature_clusters": "4",
+    "feature_concepts": "4",
     "feature_summary": "4",
     "feature_report": "4",
 }
@@ -38,6 +40,9 @@ UNPARTITIONED = [
     "embedding_clusters_json",
     "embedding_cluster_summary",
     "embedding_cluster_report",
+    "concept_annotations",
+    "concept_baselines",
+    "latent_matches",
 ]
 
 
@@ -62,6 +67,8 @@ def test_called_directly_on_the_same_inputs_it_says_unchanged(small_graph, name)
         ("sae_untrained", "embeddings_untrained: no such directory"),
         ("embedded_clusters", "sampled_sequences.json: no such file"),
         ("feature_activations", "L64_k4"),
+        ("concept_annotations", "uniref50_1M_sample.fasta: no such file"),
+        ("latent_matches", "L64_k4"),
     ],
 )
 def test_without_its_input_it_fails_in_one_clear_line(settings_of, tmp_path, name, message):

@@ -12,8 +12,8 @@ from esm_sae_assets.currency import Target, is_current, targets_in_order
 from esm_sae_assets.definitions import build_defs
 from esm_sae_assets.demo import run_graph
 
-# 13 unpartitioned assets, 2 shards, 8 assets for each of 2 values of k.
-TARGETS = 13 + 2 + 8 * 2
+# 16 unpartitioned assets, 2 shards, 10 assets for each of 2 values of k.
+TARGETS = 16 + 2 + 10 * 2
 
 
 def test_every_asset_partition_is_materialised(small_graph):
@@ -57,6 +57,11 @@ def test_outputs_have_the_names_of_the_design(small_graph):
         "embedding_clusters.html",
         "analysis/L64_k8/activations/manifest.json",
         "analysis/L64_k8/taxonomy/feature_taxonomy_mapping.json",
+        "concept_annotations.parquet",
+        "concept_baselines/baselines.parquet",
+        "latent_matches/matches.parquet",
+        "analysis/L64_k8/concepts/feature_concepts.parquet",
+        "analysis/L64_k8/clusters/latent_map.parquet",
         "analysis/L64_k8/feature_summary.parquet",
         "analysis/L64_k8/report.html",
     ]
@@ -161,8 +166,9 @@ def test_a_lost_output_is_made_again_with_the_same_bytes(small_graph):
     )
     outcome = run_graph(settings, instance)
     assert (folder / "checkpoint_epoch_2.npy").read_bytes() == before
-    # The checkpoint, and what is made from it: metrics, comparison, and four of the analysis.
-    assert outcome.materialised == 7
+    # The checkpoint, and what is made from it: metrics, comparison, baselines, matches, and six
+    # of the analysis; of the other k what reads baselines and matches.
+    assert outcome.materialised == 13
 
 
 def _stale_assets(defs, instance):

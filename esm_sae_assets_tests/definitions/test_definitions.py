@@ -22,16 +22,26 @@ GROUPS = {
         "embedding_clusters_json",
         "embedding_cluster_summary",
     },
-    "analysis": {"feature_activations", "feature_taxonomy", "feature_summary"},
+    "analysis": {
+        "feature_activations",
+        "feature_taxonomy",
+        "feature_clusters",
+        "feature_concepts",
+        "feature_summary",
+        "concept_annotations",
+        "concept_baselines",
+    },
     "report": {"feature_report", "embedding_cluster_report"},
 }
 # Only there where the settings ask for a replicate and an untrained baseline.
 WHERE_ASKED_FOR = {
     "embeddings": {"untrained_embeddings"},
     "sae": {"sae_replicate", "sae_untrained"},
+    "analysis": {"latent_matches"},
 }
 TRAINED = {"sae_checkpoint", *WHERE_ASKED_FOR["sae"]}
-BY_K = {*TRAINED, "sae_metrics", *GROUPS["analysis"], "feature_report"}
+OVER_K = {"sae_comparison", "concept_annotations", "concept_baselines", "latent_matches"}
+BY_K = {*TRAINED, "sae_metrics", *GROUPS["analysis"] - OVER_K, "feature_report"}
 ON_GPU = {
     *TRAINED,
     "embedding_shards",
@@ -39,6 +49,8 @@ ON_GPU = {
     "sae_metrics",
     "embedded_clusters",
     "feature_activations",
+    "concept_baselines",
+    "latent_matches",
 }
 
 
@@ -62,7 +74,7 @@ def test_the_graph_has_the_assets_of_the_design(graph, profile):
 @pytest.mark.parametrize(
     ("chosen", "names"),
     [
-        ({"replicate": True}, {"sae_replicate"}),
+        ({"replicate": True}, {"sae_replicate", "latent_matches"}),
         ({"untrained_baseline": True}, {"sae_untrained", "untrained_embeddings"}),
     ],
 )
@@ -105,7 +117,8 @@ def test_jobs(profile):
         "embed_shards": {"embedding_shards"},
         "cluster_proteins": {*GROUPS["clusters"], "embedding_cluster_report"},
         "train_autoencoders": TRAINED & found,
-        "analyse_autoencoders": {"sae_metrics", *GROUPS["analysis"], "feature_report"},
+        "compare_autoencoders": OVER_K & found,
+        "analyse_autoencoders": BY_K - TRAINED,
     }
     assert jobs["train_autoencoders"].backfill_policy.policy_type == BackfillPolicyType.SINGLE_RUN
 

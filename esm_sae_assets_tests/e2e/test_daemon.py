@@ -54,7 +54,7 @@ def project(tmp_path, small_environment):
 def test_a_backfill_over_all_assets_materialises_the_whole_graph(project):
     with _dagster_dev(project) as ask:
         nodes = ask("{ assetNodes { assetKey { path } partitionKeys } }")["assetNodes"]
-        assert len(nodes) == 22
+        assert len(nodes) == 27
         launched = ask(
             LAUNCH,
             params={

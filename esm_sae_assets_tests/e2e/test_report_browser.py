@@ -7,10 +7,12 @@ import numpy as np
 import polars as pl
 import pytest
 
+from analysed_runs import MadeUp, write_run
 from browsing import click, require_fit, require_silence, search
 from esm_sae import analyze
 from esm_sae.formats.checkpoint import SAEConfig, write_checkpoint, write_config
 from esm_sae.formats.embedded_clusters import EmbeddedClusters, write_embedded_json
+from esm_sae.report import write_report
 
 pytestmark = pytest.mark.slow
 
@@ -19,24 +21,25 @@ NAMES = ("Kinase", "<script>document.title='broken'</script> & Beta-defensin", "
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make the report of a residue SAE from files alone."""
-    folder = tmp_path_factory.mktemp("report")
-    _write_clusters(folder)
-    _write_sae(folder / "L300_k8")
-    options = ["--clusters", str(folder / "embedded_clusters.json"), "--quiet"]
-    options += ["--checkpoint", str(folder / "L300_k8"), "--output", str(folder / "out")]
-    assert analyze.main(options) == 0
-    return folder / "out" / "report.html"
+def run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Make all tables of a residue run."""
+    like = MadeUp(latents=LATENTS, proteins=90, k=8, encoded=60, names=NAMES)
+    return write_run(tmp_path_factory.mktemp("run"), like)
 
 
-def test_search_sort_and_open(browser: Any, report: Path) -> None:
+@pytest.fixture(scope="module")
+def report(run: dict[str, Path]) -> Path:
+    """Write the report of all tables."""
+    folder = run["summary"].parent
+    return write_report(folder / "r.html", **run, cluster_page=folder / "clusters.html").path
+
+
+def test_search_sort_and_open(browser: Any, report: Path, run: dict[str, Path]) -> None:
     browser.get(report.as_uri())
     search(browser, "beta-defensin")
     found = _latents(browser)
     assert found
     assert len(found) < LATENTS
-    assert "<script>" in browser.find_element("id", "latents").text
 
     search(browser, "no such protein anywhere")
     assert _latents(browser) == []
@@ -54,13 +57,31 @@ def test_search_sort_and_open(browser: Any, report: Path) -> None:
     click(browser, "#latents tbody button")
     detail = browser.find_element("id", "detail")
     assert detail.find_element("id", "detail-title").text == f"Latent {widest}"
-    summary = pl.read_parquet(report.with_name("feature_summary.parquet")).row(widest, named=True)
+    summary = pl.read_parquet(run["summary"]).row(widest, named=True)
     assert f"{summary['firing_proteins']} (" in detail.text
-    assert len(detail.find_elements("css selector", ".proteins li")) == 10
+    assert NAMES[1] in detail.text
     assert detail.find_elements("css selector", ".sequence .peak")
+    for heading in ("Strongest proteins", "Over the whole range", "Taxa", "Concepts"):
+        assert heading in detail.text
+    for fifth in ("second fifth", "middle fifth", "fourth fifth", "weakest fifth"):
+        assert fifth in detail.text
     link = detail.find_element("css selector", ".proteins a")
     assert link.get_attribute("href").startswith("https://www.uniprot.org/uniprotkb/P0")
     assert "noopener" in link.get_attribute("rel")
+    marked = detail.find_element("css selector", ".links a").get_attribute("href")
+    assert marked == report.with_name("clusters.html").as_uri() + f"#cluster-{widest % 3}"
+    require_silence(browser, report)
+
+
+def test_filters_narrow_the_list(browser: Any, report: Path) -> None:
+    browser.get(report.as_uri())
+    for box, passing in (("taxonomic", {0}), ("stable", {0})):
+        click(browser, f"#filters input[value='{box}']")
+        modulus = {"taxonomic": 7, "stable": 3}[box]
+        assert {latent % modulus for latent in _latents(browser)} == passing
+    assert _latents(browser)[0] % 21 == 0
+    browser.find_element("css selector", "#filters input[value='memory']").send_keys(" ")
+    assert set(_latents(browser)) == {0, 231}
     require_silence(browser, report)
 
 
@@ -82,6 +103,42 @@ def test_keyboard_and_address(browser: Any, report: Path) -> None:
     require_silence(browser, report)
 
 
+def test_the_map_is_walked_by_keyboard(browser: Any, report: Path) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    browser.get(report.as_uri() + "#latent-7")
+    browser.switch_to.active_element.send_keys(Keys.ESCAPE)
+    canvas = browser.find_element("id", "map")
+    canvas.send_keys(Keys.ARROW_RIGHT)
+    canvas.send_keys(Keys.ARROW_UP)
+    named = browser.find_element("id", "tip").text.split("\n")[1]
+    canvas.send_keys(Keys.ENTER)
+    number = named.removeprefix("latent ").split(",")[0]
+    assert browser.find_element("id", "detail-title").text == f"Latent {number}"
+    legend = browser.find_element("id", "legend").text
+    browser.execute_script(
+        "const box = document.getElementById('colour'); box.value = 'cluster';"
+        "box.dispatchEvent(new Event('change'))"
+    )
+    assert browser.execute_script("return document.getElementById('legend').innerText") != legend
+    require_silence(browser, report)
+
+
+def test_the_report_of_the_command(browser: Any, tmp_path: Path) -> None:
+    _write_clusters(tmp_path)
+    _write_sae(tmp_path / "L300_k8")
+    options = ["--clusters", str(tmp_path / "embedded_clusters.json"), "--quiet"]
+    options += ["--checkpoint", str(tmp_path / "L300_k8"), "--output", str(tmp_path / "out")]
+    assert analyze.main(options) == 0
+    page = tmp_path / "out" / "report.html"
+    browser.get(page.as_uri())
+    search(browser, "beta-defensin")
+    assert _latents(browser)
+    click(browser, "#latents tbody button")
+    assert "Strongest proteins" in browser.find_element("id", "detail").text
+    require_silence(browser, page)
+
+
 def test_a_silent_latent_says_so(browser: Any, report: Path) -> None:
     browser.get(report.as_uri() + f"#latent-{LATENTS - 1}")
     assert "Silent" in browser.find_element("id", "detail").text
@@ -89,8 +146,9 @@ def test_a_silent_latent_says_so(browser: Any, report: Path) -> None:
 
 
 def test_page_fits_the_screen(browser: Any, report: Path) -> None:
-    browser.get(report.as_uri())
-    require_fit(browser)
+    for address in (report.as_uri(), report.as_uri() + "#latent-1"):
+        browser.get(address)
+        require_fit(browser)
 
 
 def _latents(browser: Any) -> list[int]:

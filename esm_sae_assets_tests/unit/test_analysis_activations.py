@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from esm_sae.analysis import activations as module
 from esm_sae.analysis import compute_activations, scan_activations
+from esm_sae.analysis import pairs as pairs_module
 from esm_sae.analysis.entries import ProteinCounter, max_per_protein
+from esm_sae.analysis.queries import activation_parts
 from esm_sae.errors import InputError
 from esm_sae.formats.shards import ROW_SCHEMA, open_shards
 
@@ -18,17 +20,19 @@ MakeShards = Callable[..., tuple[Path, np.ndarray]]
 
 
 @pytest.mark.parametrize("pooling", ["mean", "residue"])
-@pytest.mark.parametrize("part_rows", [5, 65_536])
+@pytest.mark.parametrize(("part_rows", "pairs_at_once"), [(1, 1), (5, 9), (65_536, 1 << 22)])
 def test_tables_equal_a_dense_reference(
     make_shards: MakeShards,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     pooling: str,
     part_rows: int,
+    pairs_at_once: int,
     fake_sae: Any,
 ) -> None:
-    # Small parts and batches cut proteins in two.
+    # Small batches cut proteins in two; a part of one row is smaller than each of them.
     monkeypatch.setattr(module, "_PART_ROWS", part_rows)
+    monkeypatch.setattr(pairs_module, "_PAIRS_AT_ONCE", pairs_at_once)
     folder, x = make_shards(14, pooling=pooling)
     shards = open_shards(folder)
     sae = fake_sae(pooling=pooling, **fake_sae.ENCODER)
@@ -82,6 +86,73 @@ def test_tables_equal_a_dense_reference(
     assert sequences["protein"].to_list() == list(range(14))
     assert sequences["rows"].to_list() == [ids.count(name) for name in sequences["sequence_id"]]
     assert product.manifest.summary["silent_latents"] >= 2
+
+
+def test_files_hold_whole_proteins(
+    make_shards: MakeShards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake_sae: Any
+) -> None:
+    monkeypatch.setattr(module, "_PART_ROWS", 5)
+    shards = open_shards(make_shards(14, pooling="residue")[0])
+    sae = fake_sae(pooling="residue", **fake_sae.ENCODER)
+    product = compute_activations(sae, shards, tmp_path / "out", batch_rows=3)
+    files = [pl.read_parquet(path) for path in activation_parts(product.path)]
+    assert len(files) > 2
+    of_files = [set(file["protein"]) for file in files]
+    assert sum(map(len, of_files)) == len(set().union(*of_files)) == 14
+    whole = compute_activations(sae, shards, tmp_path / "whole", batch_rows=64)
+    for read in (scan_activations, lambda folder: pl.scan_parquet(folder / "proteins.parquet")):
+        assert read(product.path).collect().equals(read(whole.path).collect())
+
+
+def test_row_groups_are_small_and_know_their_ranges(
+    make_shards: MakeShards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake_sae: Any
+) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setattr(module, "ROW_GROUP", 8)
+    monkeypatch.setattr(pairs_module, "ROW_GROUP", 8)
+    shards = open_shards(make_shards(14)[0])
+    product = compute_activations(fake_sae(**fake_sae.ENCODER), shards, tmp_path / "out")
+    for path in (product.path / "proteins.parquet", *activation_parts(product.path)):
+        groups = parquet.ParquetFile(path).metadata
+        assert groups.num_row_groups == -(-groups.num_rows // 8)
+        assert groups.row_group(0).column(0).statistics.has_min_max
+
+
+def test_what_a_killed_build_left_is_not_in_the_way(
+    make_shards: MakeShards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake_sae: Any
+) -> None:
+    shards = open_shards(make_shards()[0])
+    sae = fake_sae(**fake_sae.ENCODER)
+    monkeypatch.setattr(module, "_PART_ROWS", 4)
+    expected = compute_activations(sae, shards, tmp_path / "whole", batch_rows=4).manifest.files
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:
+        context.setattr(pairs_module.PairSorter, "write", killed)
+        context.setattr(pairs_module.PairSorter, "__exit__", lambda *_: None)
+        with pytest.raises(KeyboardInterrupt):
+            compute_activations(sae, shards, tmp_path / "out", batch_rows=4)
+    product = compute_activations(sae, shards, tmp_path / "out", batch_rows=4)
+    assert product.manifest.files == expected
+    assert [path for path in tmp_path.rglob("*") if "work" in path.name] == []
+
+
+def test_a_latent_count_beyond_16_bits_is_sorted(tmp_path: Path) -> None:
+    latents = np.array([70_000, 5, 70_000, 65_541], dtype=np.uint32)
+    table = pl.DataFrame(
+        {
+            "latent": latents,
+            "protein": np.arange(4, dtype=np.uint32),
+            "activation": np.array([1, 2, 3, 1], dtype=np.float32),
+            "position": np.array([1, 2, 3, 4], dtype=np.int32),
+        }
+    )
+    with pairs_module.PairSorter(tmp_path / "work", 80_000) as pairs:
+        pairs.add(table)
+        pairs.write(tmp_path / "t.parquet", pl.Series("sequence_id", list("abcd")))
+    assert pl.read_parquet(tmp_path / "t.parquet")["sequence_id"].to_list() == list("bdca")
 
 
 def test_histogram_has_equal_bins_up_to_the_maximum(
@@ -170,6 +241,9 @@ def test_fasta_gives_the_sequences_of_residue_rows(
     wrong = write_fasta([*records[:-1], ("P4 protein", "M" * 99)], "wrong.fasta")
     with pytest.raises(InputError, match="P4"):
         compute_activations(sae, shards, tmp_path / "out", fasta=wrong)
+    twice = write_fasta([*records, (records[0][0], "A" * len(records[0][1]))], "twice.fasta")
+    with pytest.raises(InputError, match="two proteins have the id P0"):
+        compute_activations(sae, shards, tmp_path / "out", fasta=twice)
 
 
 def test_a_protein_ends_where_the_id_changes_or_the_position_does_not_ascend() -> None:

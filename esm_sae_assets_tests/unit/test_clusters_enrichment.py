@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from esm_sae.clusters.cluster_terms import parsed_headers, taxon_bearers, taxon_names, word_bearers
 from esm_sae.clusters.enrichment import enrichment
-from esm_sae.clusters.name_words import words_of
+from esm_sae.formats.protein_names import words_of
 
 
 def upper_tail(count, population, bearers, size):

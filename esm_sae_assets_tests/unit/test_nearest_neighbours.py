@@ -4,12 +4,12 @@ import pytest
 from esm_sae.data.nearest_neighbours import (
     composition,
     dipeptides,
-    family_of,
     nearest_in_other_clusters,
     precision,
     queries_of,
     whiten,
 )
+from esm_sae.formats.protein_names import family_of
 
 LETTERS = "ACDEFGHIKLMNPQRSTVWY"
 

@@ -1,6 +1,8 @@
 """PCA and the random dictionary against NumPy."""
 
+import json
 import warnings
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -8,9 +10,9 @@ import pytest
 from esm_sae.formats.checkpoint import SAEConfig
 from esm_sae.formats.shards import open_shards
 from esm_sae.sae import baselines
-from esm_sae.sae.baselines import PcaMeter, random_dictionary
+from esm_sae.sae.baselines import PcaMeter, random_dictionaries, random_dictionary
 from esm_sae.sae.model import initial_directions
-from esm_sae.sae.rows import RowRuns
+from esm_sae.sae.rows import RowRuns, SplitChoice, split_rows
 from esm_sae.sae.scaling import NORMALIZE_EPSILON, measure_rows
 
 WIDTH = 10
@@ -93,3 +95,28 @@ def test_the_scale_is_fitted_on_a_bounded_number_of_training_rows(shards, monkey
     fitted = np.concatenate(read)
     assert len(fitted) == 20
     assert (fitted.min(), fitted.max()) == (0, 299)
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_dictionaries_to_encode_with_are_those_that_the_trainings_began_with(
+    shards, tmp_path, normalize
+):
+    config = SAEConfig(width=WIDTH, latent_dim=24, k=3, seed=5, normalize=normalize)
+    zeros = np.zeros((WIDTH, 24), dtype=np.float32)
+    np.save(
+        tmp_path / "checkpoint_epoch_1.npy",
+        {
+            "enc": {"kernel": zeros},
+            "dec": {"kernel": zeros.T},
+            "lb_L": np.zeros(24, dtype=np.float32),
+            "pb_D": np.zeros(WIDTH, dtype=np.float32),
+        },
+        allow_pickle=True,
+    )
+    (tmp_path / "config.json").write_text(json.dumps(asdict(config)))
+    (found,) = random_dictionaries({3: tmp_path / "checkpoint_epoch_1.npy"}, shards).values()
+    train = split_rows(shards, SplitChoice(None, 0)).train
+    expected = random_dictionary(config, shards, train, measure_rows(shards, train))
+    rows = shards.rows_at(np.arange(50))
+    np.testing.assert_allclose(found.encode(rows), expected.encode(rows), rtol=1e-4, atol=1e-4)
+    assert found.fingerprint

@@ -1,6 +1,12 @@
-"""The words of protein names that can tell what a protein is."""
+"""What the names of proteins tell: a family, and words."""
+
+import re
 
 import polars as pl
+
+_PARENTHESES = re.compile(r"\s*\([^)]*\)")
+_HEDGES = re.compile(r"^(?:putative|probable|predicted|possible|similar to)\s+")
+_TELLS_NO_FAMILY = re.compile(r"uncharacteri[sz]ed|hypothetical|unnamed|unknown|^protein\b|^orf")
 
 # A word is a run of letters and digits: 'ATP-binding' is two.
 _WORD = r"[\p{L}\p{N}]+"
@@ -21,6 +27,17 @@ _SAYS_NOTHING = [
     "variant", "whole", "with",
 ]
 # fmt: on
+
+
+def family_of(name: str) -> str | None:
+    """Return the family that a protein's name tells, None where it tells none.
+
+    The name in lower case without what stands in parentheses ('(Fragment)') and without words
+    of doubt ('Putative'); names such as 'Uncharacterized protein' tell none.
+    """
+    plain = _PARENTHESES.sub("", name.lower())
+    plain = _HEDGES.sub("", " ".join(plain.split()))
+    return plain if plain and not _TELLS_NO_FAMILY.search(plain) else None
 
 
 def words_of(names: pl.Expr) -> pl.Expr:

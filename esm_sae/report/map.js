@@ -1,6 +1,11 @@
-// The map of proteins on a canvas: `describe(index)` gives the lines of a dot's tip, `choose` is
-// called with the cluster of a dot that was clicked. Returns what shows a cluster on the map.
-const clusterMap = (points, medoids, describe, choose) => {
+// A map of dots on a canvas, and what is chosen on it.
+//
+// points: { x, y }; layers(selected, hues): what is drawn, from back to front, each { fill, radius,
+// opacity, wanted(index) }, with a colour or the name of one of the page's; names(selected): pairs
+// of a dot and its name on the map, the foremost first; at(selected): the dot to look at;
+// describe(index): the lines of a dot's tip; choose(index): a dot was clicked, or Enter pressed on
+// it. Returns { select, draw }: select(what) shows what was chosen, null for nothing.
+const dotMap = ({ points, layers, names, at, describe, choose }) => {
   const canvas = document.getElementById("map");
   const tip = document.getElementById("tip");
   const context = canvas.getContext("2d");
@@ -12,7 +17,7 @@ const clusterMap = (points, medoids, describe, choose) => {
     light: ["#1f77b4", "#d95f02", "#2a9134", "#c8372d", "#8457c4", "#8c564b", "#d24b9e", "#97940b", "#0f9fb3"],
     dark: ["#6bb1ec", "#ff9d4d", "#63cf6f", "#ff7f74", "#b794f4", "#c99a8e", "#f58ac6", "#d3d05a", "#4fd3e6"],
   };
-  const placeOf = new Map(points.protein.map((protein, index) => [protein, index]));
+  const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
   const bounds = (axis) => points[axis].reduce(
     ([low, high], value) => [Math.min(low, value), Math.max(high, value)], [Infinity, -Infinity]);
   const middle = (axis) => (bounds(axis)[0] + bounds(axis)[1]) / 2;
@@ -25,6 +30,7 @@ const clusterMap = (points, medoids, describe, choose) => {
   let held = null;
   let named = null;
 
+  const hues = () => (dark.matches ? HUES.dark : HUES.light);
   const scale = () => view.zoom * Math.min(
     (canvas.clientWidth - 2 * MARGIN) / spans[0], (canvas.clientHeight - 2 * MARGIN) / spans[1]);
   const place = (index) => [
@@ -40,34 +46,26 @@ const clusterMap = (points, medoids, describe, choose) => {
     context.setTransform(density, 0, 0, density, 0, 0);
     const style = getComputedStyle(document.documentElement);
     const colour = (name) => style.getPropertyValue(name).trim();
-    const hues = dark.matches ? HUES.dark : HUES.light;
-    const [soft, accent, ink, card] = ["--soft", "--accent", "--ink", "--card"].map(colour);
+    const [ink, card] = ["--ink", "--card"].map(colour);
     const factor = scale();
     const growth = Math.min(1 + Math.log2(view.zoom) / 3, 2.5);
     const [left, top] = [width / 2 - view.x * factor, height / 2 + view.y * factor];
-    const layer = (fill, radius, opacity, wanted) => {
-      context.fillStyle = fill;
+    for (const { fill, radius, opacity, wanted } of layers(selected, hues())) {
+      const size = radius * growth;
+      context.fillStyle = fill.startsWith("--") ? colour(fill) : fill;
       context.globalAlpha = opacity;
       context.beginPath();
       for (let index = 0; index < total; index++) {
-        if (!wanted(points.cluster[index])) continue;
+        if (!wanted(index)) continue;
         const [x, y] = [left + points.x[index] * factor, top - points.y[index] * factor];
         if (x < -9 || y < -9 || x > width + 9 || y > height + 9) continue;
-        context.moveTo(x + radius, y);
-        context.arc(x, y, radius, 0, 7);
+        context.moveTo(x + size, y);
+        context.arc(x, y, size, 0, 7);
       }
       context.fill();
-    };
-    const fade = selected === null ? 1 : 0.45;
-    layer(soft, 1.3 * growth, 0.3 * fade, (cluster) => cluster < 0);
-    layer(accent, 1.7 * growth, 0.5 * fade, (cluster) => cluster >= hues.length);
-    hues.forEach((hue, number) => layer(hue, 2.6 * growth, fade, (cluster) => cluster === number));
-    if (selected !== null) {
-      layer(card, 5.6 * growth, 1, (cluster) => cluster === selected);
-      layer(`rgb(${colour("--fire")})`, 3.9 * growth, 1, (cluster) => cluster === selected);
     }
     context.globalAlpha = 1;
-    labels(hues.length, ink, card);
+    labels(ink, card);
     if (hovered !== null) ring(hovered, ink);
   };
 
@@ -80,18 +78,13 @@ const clusterMap = (points, medoids, describe, choose) => {
     context.stroke();
   };
 
-  // The largest clusters and the chosen one by name; a name that would cover another is left out.
-  const labels = (largest, ink, card) => {
+  // A name that would cover one before it is left out.
+  const labels = (ink, card) => {
     const taken = [];
-    const named = selected === null ? [] : [selected];
-    for (let cluster = 0; cluster < Math.min(largest, medoids.length); cluster++) {
-      if (cluster !== selected) named.push(cluster);
-    }
     context.font = "600 12px system-ui, sans-serif";
     context.lineJoin = "round";
-    for (const cluster of named) {
-      const [x, y] = place(placeOf.get(medoids[cluster].protein));
-      const text = medoids[cluster].text;
+    for (const [index, text] of names(selected)) {
+      const [x, y] = place(index);
       const box = [x + 6, y - 18, x + 10 + context.measureText(text).width, y - 2];
       const covered = taken.some((other) =>
         box[0] < other[2] && other[0] < box[2] && box[1] < other[3] && other[1] < box[3]);
@@ -131,7 +124,7 @@ const clusterMap = (points, medoids, describe, choose) => {
     tip.hidden = index === null;
     if (index === null) return;
     const [x, y] = place(index);
-    const [title, ...lines] = describe(points.protein[index], points.cluster[index]);
+    const [title, ...lines] = describe(index);
     tip.replaceChildren(element("b", { textContent: title }),
       ...lines.map((line) => element("div", { textContent: line })));
     const right = x > canvas.clientWidth / 2;
@@ -182,7 +175,7 @@ const clusterMap = (points, medoids, describe, choose) => {
     named = index;
     point(index);
     if (touched || index === null) return;
-    if (points.cluster[index] >= 0) choose(points.cluster[index]);
+    choose(index);
   });
   canvas.addEventListener("dblclick", (event) => {
     const frame = canvas.getBoundingClientRect();
@@ -193,15 +186,48 @@ const clusterMap = (points, medoids, describe, choose) => {
       y: view.y - (event.clientY - frame.top - frame.height / 2) / factor / 2,
     });
   });
+  canvas.addEventListener("keydown", (event) => {
+    if (event.altKey || event.ctrlKey || event.metaKey) return;
+    const direction = ARROWS[event.key];
+    if (direction !== undefined) walk(direction);
+    else if (event.key === "Enter" && hovered !== null) choose(hovered);
+    else if (event.key === "+") zoomBy(2);
+    else if (event.key === "-") zoomBy(0.5);
+    else return;
+    // The page's own arrow keys go through the table.
+    event.stopPropagation();
+    event.preventDefault();
+  });
+  canvas.addEventListener("blur", () => point(null));
+  // To the nearest dot within 45 degrees of the direction; those straight ahead count as nearer.
+  const walk = ([right, up]) => {
+    if (hovered === null) {
+      reach((selected === null ? null : at(selected)) ?? 0);
+      return;
+    }
+    let best = null;
+    let least = Infinity;
+    for (let index = 0; index < total; index++) {
+      const [x, y] = [points.x[index] - points.x[hovered], points.y[index] - points.y[hovered]];
+      const [along, across] = [x * right + y * up, Math.abs(x * up) + Math.abs(y * right)];
+      const away = along * along + 2 * across * across;
+      if (along > 0 && across <= along && away < least) [best, least] = [index, away];
+    }
+    if (best !== null) reach(best);
+  };
+  const reach = (index) => {
+    if (view.zoom > 1) look({ ...view, x: points.x[index], y: points.y[index] });
+    point(index);
+  };
   dark.addEventListener("change", draw);
   new ResizeObserver(draw).observe(canvas);
   look(home);
 
-  return (cluster) => {
-    selected = cluster;
-    if (cluster !== null && view.zoom > 1) {
-      const index = placeOf.get(medoids[cluster].protein);
-      look({ ...view, x: points.x[index], y: points.y[index] });
-    } else draw();
+  const select = (what) => {
+    selected = what;
+    const index = what === null ? null : at(what);
+    if (index !== null && view.zoom > 1) look({ ...view, x: points.x[index], y: points.y[index] });
+    else draw();
   };
+  return { select, draw, hues };
 };

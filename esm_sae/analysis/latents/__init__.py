@@ -1,0 +1,1 @@
+"""Latents among themselves: which are alike, which mark clusters, which another seed finds."""

@@ -1,0 +1,1 @@
+"""Taxa: how often latents fire in each, and tests with controls."""
