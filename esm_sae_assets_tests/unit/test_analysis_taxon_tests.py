@@ -239,7 +239,7 @@ def test_many_latents_at_once_are_taken_in_parts(monkeypatch):
     taxa, strata = np.repeat(np.arange(5), 120), generator.integers(0, 3, 600)
     dense = planted_families(generator)[2]
     whole = enrichment(firing_of(dense), taxa, strata, permutations=10, seed=0)
-    monkeypatch.setattr(enrichment, "_NUMBERS_AT_ONCE", 600)
+    monkeypatch.setattr("esm_sae.analysis.taxonomy.enrichment._NUMBERS_AT_ONCE", 600)
     parts = enrichment(firing_of(dense), taxa, strata, permutations=10, seed=0)
     assert parts.pairs.equals(whole.pairs)
     assert parts.tests == whole.tests
