@@ -11,10 +11,11 @@ from esm_sae.formats.analysis_tables import (
     FEATURE_CONCEPTS,
     MAIN,
     MARKED_CLUSTERS,
-    MATCH_COMPARISON,
     MATCHES,
+    MATCH_COMPARISON,
     NEAR_DUPLICATES,
     TAXONOMY,
+    concept_skill,
 )
 
 _TAXA_SHOWN = 10
@@ -67,29 +68,19 @@ def taxa_of(taxonomy: Path, latents: int, taxa: dict[str, int]) -> list[list[Any
 def eligible_concepts(concepts: Path) -> pl.DataFrame:
     """Return the concepts that are frequent enough to be shown singly, the best first.
 
-    They are in the order of ``skill`` of their best latents on validation: an order by test F1
+    They are in the order of ``concept_skill`` of their best latents on validation: an order by test F1
     would put first those that were lucky on the test proteins.
     """
     of = ("source", "concept", "level")
     return (
         pl.read_parquet(concepts / CONCEPTS)
         .filter("eligible")
-        .sort(skill(), *of, descending=[True, False, False, False], nulls_last=True)
+        .sort(concept_skill(), *of, descending=[True, False, False, False], nulls_last=True)
     )
 
 
-def skill() -> pl.Expr:
-    """Return how far F1 on validation goes from that of calling every unit to 1.
-
-    F1 of calling everything rises with how common a concept is: initiator methionines, which
-    nine of ten proteins have, are told with an F1 of 0.95 by a latent that always fires.
-    """
-    trivial = pl.col("trivial_f1").fill_null(0)
-    return (pl.col("validation_f1") - trivial) / (1 - trivial)
-
-
 def concepts_of(concepts: Path, eligible: pl.DataFrame, latents: int) -> list[list[Any]]:
-    """Return up to 8 concepts of each latent by ``skill``, those with any.
+    """Return up to 8 concepts of each latent by ``concept_skill``, those with any.
 
     Each is [number in ``eligible``, validation F1, test precision, test recall, test F1, AUROC,
     whether the latent is the concept's best on validation].
@@ -98,8 +89,8 @@ def concepts_of(concepts: Path, eligible: pl.DataFrame, latents: int) -> list[li
     table = (
         pl.scan_parquet(concepts / FEATURE_CONCEPTS)
         .join(numbered.with_row_index("number"), on=["source", "concept", "level"])
-        .filter(skill() > 0)
-        .sort("latent", skill(), "number", descending=[False, True, False])
+        .filter(concept_skill() > 0)
+        .sort("latent", concept_skill(), "number", descending=[False, True, False])
     )
     figures = ("validation_f1", "test_precision", "test_recall", "test_f1", "auroc")
     columns = [pl.col("number"), *map(rounded, figures), pl.col("chosen")]

@@ -242,11 +242,11 @@ def test_the_best_taxon_is_a_tested_one_with_the_least_q(tmp_path: Path) -> None
 def test_the_best_concept_is_chosen_on_validation_of_those_that_can_be_judged(
     tmp_path: Path,
 ) -> None:
-    concepts = [("name", "kinase", "protein", True), ("name", "rare", "protein", False)]
-    concepts.append(("sequence", "N-X-S/T", "residue", True))
+    concepts = [("name", "kinase", "protein", True, 0.1), ("name", "rare", "protein", False, 0.1)]
+    concepts.append(("sequence", "N-X-S/T", "residue", True, 0.1))
     # Nearly every protein has it somewhere, so that a latent that fires everywhere has a high F1.
-    concepts.append(("sequence", "N-X-S/T", "protein", True))
-    columns = ["source", "concept", "level", "eligible"]
+    concepts.append(("sequence", "N-X-S/T", "protein", True, 0.95))
+    columns = ["source", "concept", "level", "eligible", "trivial_f1"]
     schema = {name: tables.CONCEPT_SCHEMA[name] for name in columns}
     pl.DataFrame(concepts, schema=schema, orient="row").write_parquet(tmp_path / tables.CONCEPTS)
     scores = [

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import polars as pl
 
-from esm_sae.analysis.concepts.labels import pooled_concepts
 from esm_sae.formats.analysis_tables import (
     CONCEPTS,
     FEATURE_CONCEPTS,
@@ -14,6 +13,7 @@ from esm_sae.formats.analysis_tables import (
     STABILITY,
     SUMMARY_ADDITIONS,
     TAXONOMY,
+    concept_skill,
 )
 
 _OF_CONCEPT = ("source", "concept", "level")
@@ -40,20 +40,20 @@ def best_taxa(taxonomy: Path) -> pl.DataFrame:
 
 
 def best_concepts(concepts: Path) -> pl.DataFrame:
-    """Return of each latent the concept with the highest F1 on validation.
+    """Return of each latent the eligible concept it marks best on validation.
 
-    Only concepts that F1 is pooled over: a latent that fires everywhere would have a high F1 for
-    every motif that most proteins have somewhere. F1 and AUROC are of test. Of equal concepts the
-    first by source, name and level.
+    Best is by ``concept_skill``, and none without any: a latent that fires everywhere has a high
+    F1 for every motif that most proteins have somewhere. F1 and AUROC are of test. Of equal
+    concepts the first by source, name and level.
     """
-    counts = pl.read_parquet(concepts / CONCEPTS)
-    judged = counts.filter(pooled_concepts(counts)).lazy().select(_OF_CONCEPT)
+    eligible = pl.scan_parquet(concepts / CONCEPTS).filter("eligible")
     scored = (
         pl.scan_parquet(concepts / FEATURE_CONCEPTS)
-        .filter(pl.col("validation_f1") > 0)
-        .join(judged, on=_OF_CONCEPT, how="semi")
+        .join(eligible.select(*_OF_CONCEPT, "trivial_f1"), on=_OF_CONCEPT)
+        .with_columns(concept_skill().alias("skill"))
+        .filter(pl.col("skill") > 0)
     )
-    keys = ["validation_f1", *_OF_CONCEPT]
+    keys = ["skill", *_OF_CONCEPT]
     return _typed(
         _first(scored, keys, descending=[True, False, False, False]).select(
             "latent",
