@@ -53,7 +53,7 @@ def report_assets(settings: Settings) -> list[dg.AssetsDefinition]:
                 matches=data.latent_matches if settings.sae.replicate else None,
                 cluster_page=data.cluster_report,
             )
-            return metadata.result(product, clock)
+            return metadata.result(product, clock, page=dg.MetadataValue.url(product.path.as_uri()))
 
     @dg.asset(
         group_name=GROUP,
@@ -70,6 +70,6 @@ def report_assets(settings: Settings) -> list[dg.AssetsDefinition]:
                 summary=data.cluster_summary,
                 table=data.embedding_clusters,
             )
-            return metadata.result(product, clock)
+            return metadata.result(product, clock, page=dg.MetadataValue.url(product.path.as_uri()))
 
     return [feature_report, embedding_cluster_report]

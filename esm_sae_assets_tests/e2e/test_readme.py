@@ -29,6 +29,7 @@ def test_the_pipeline_of_commands_runs(tmp_path):
     assert (out / "analysis/report.html").is_file()
     assert len(pl.read_parquet(out / "analysis/feature_summary.parquet")) == 512
     assert (out / "embedding_clusters.json").is_file()
+    assert (out / "my_proteins/report.html").is_file()
 
 
 def _shell_lines():

@@ -12,7 +12,12 @@ from esm_sae.analysis.concepts.labels import universe_path
 from esm_sae.analysis.concepts.level import score_level
 from esm_sae.analysis.concepts.units import RunProteins, held_out_residues, open_run, proteins_of
 from esm_sae.errors import InputError
-from esm_sae.formats.analysis_tables import CONCEPT_COMPARISON, CONCEPTS, FEATURE_CONCEPTS
+from esm_sae.formats.analysis_tables import (
+    CONCEPT_COMPARISON,
+    CONCEPTS,
+    FEATURE_CONCEPTS,
+    concept_skill,
+)
 from esm_sae.formats.manifest import Product, identity_of, produce_folder, read_manifest
 from esm_sae.split import similarity_clusters_path
 
@@ -147,9 +152,11 @@ def _describe(concepts: pl.DataFrame, pooled: pl.DataFrame) -> dict[str, Any]:
         pl.col("auroc").mean(),
     )
     levels = pooled.drop("method", "k").to_dicts()
-    gain = (pl.col("test_f1") - pl.col("trivial_f1")).alias("gain")
+    # Those that are best on test would be those that were lucky there.
     best = concepts.filter("eligible").sort(
-        [gain, "level", "source", "concept"], descending=[True, False, False, False]
+        [concept_skill(), "level", "source", "concept"],
+        descending=[True, False, False, False],
+        nulls_last=True,
     )
     return {
         "by_source": by.to_dicts(),
