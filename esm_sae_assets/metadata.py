@@ -172,5 +172,7 @@ def _value(value: Any) -> Any:
 
 
 def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
     text = f"{value:.4g}" if isinstance(value, float) else str(value)
     return text.replace("|", "\\|").replace("\n", " ")
