@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from esm_sae import cli, storage
 from esm_sae.analysis import (
@@ -18,12 +18,14 @@ from esm_sae.analysis import (
     score_concepts,
     summarise_latents,
 )
+from esm_sae.analysis.held_out import require_held_out
 from esm_sae.embedding.options import POOLINGS
 from esm_sae.errors import InputError
-from esm_sae.formats.checkpoint import SAEConfig
+from esm_sae.formats.checkpoint import SAEConfig, require_same_embeddings
 from esm_sae.formats.headers import parse_header
 from esm_sae.formats.manifest import Product
 from esm_sae.report import write_report
+from esm_sae.split import similarity_clusters_path
 
 if TYPE_CHECKING:
     from esm_sae.sae import SAE
@@ -81,14 +83,13 @@ def _parser() -> argparse.ArgumentParser:
         "--similarity_clusters",
         metavar="PATH",
         help="table with sequence_id and cluster_id, or 'bundled': each counts once per taxon and "
-        "is held out whole (default: each protein is its own cluster)",
+        "is held out whole (default: as in the training, else each protein is its own cluster)",
     )
     parser.add_argument(
         "--split_seed",
         type=cli.seed_number,
-        default=0,
         metavar="N",
-        help="seed of the split, as in the training (default: 0)",
+        help="seed of the split (default: that of the training, else 0)",
     )
     parser.add_argument(
         "--seed",
@@ -103,10 +104,18 @@ def _parser() -> argparse.ArgumentParser:
 def _analyze(options: argparse.Namespace) -> str:
     from esm_sae.sae import load_checkpoint
 
+    if options.annotations is not None:
+        with storage.open_binary(options.annotations):
+            pass
     sae = load_checkpoint(options.checkpoint, k=options.topk, normalize=options.normalize)
     config = sae.config = _with_pooling(sae.config, options.pooling, options.checkpoint)
     output = options.output or Path(f"data/analysis/L{config.latent_dim}_k{config.k}")
-    return _describe(_write_all(sae, options, output), output)
+    rows = open_cluster_rows(options.clusters, pooling=config.pooling)
+    require_same_embeddings(config, rows.provenance, rows.width, rows.directory)
+    families, split_seed = _held_out(options, config)
+    fasta, left_out = _write_fasta(rows, output / "sequences.fasta")
+    products = _write_all(sae, options, output, rows, fasta, families, split_seed)
+    return "\n".join([*_notes(options.clusters, families, left_out), _describe(products, output)])
 
 
 def _with_pooling(config: SAEConfig, pooling: str | None, checkpoint: Path) -> SAEConfig:
@@ -117,10 +126,16 @@ def _with_pooling(config: SAEConfig, pooling: str | None, checkpoint: Path) -> S
     return replace(config, pooling=pooling)
 
 
-def _write_all(sae: "SAE", options: argparse.Namespace, output: Path) -> dict[str, Product]:
-    rows = open_cluster_rows(options.clusters, pooling=sae.config.pooling)
-    families = options.similarity_clusters
-    held_out = {"similarity_clusters": families, "split_seed": options.split_seed}
+def _write_all(
+    sae: "SAE",
+    options: argparse.Namespace,
+    output: Path,
+    rows: ClusterRows,
+    fasta: Path,
+    families: str | None,
+    split_seed: int,
+) -> dict[str, Product]:
+    held_out: dict[str, Any] = {"similarity_clusters": families, "split_seed": split_seed}
     activations = compute_activations(sae, rows, output / "activations")
     taxonomy = feature_taxonomy(
         sae,
@@ -130,9 +145,7 @@ def _write_all(sae: "SAE", options: argparse.Namespace, output: Path) -> dict[st
         seed=options.seed,
     )
     annotations = annotate_concepts(
-        _write_fasta(rows, output / "sequences.fasta"),
-        output / "concept_annotations.parquet",
-        annotations=options.annotations,
+        fasta, output / "concept_annotations.parquet", annotations=options.annotations
     )
     concepts = score_concepts(
         activations.path, annotations.path, output / "concepts", seed=options.seed, **held_out
@@ -167,13 +180,53 @@ def _write_all(sae: "SAE", options: argparse.Namespace, output: Path) -> dict[st
     }
 
 
-def _write_fasta(rows: ClusterRows, path: Path) -> Path:
-    """Write the proteins of embedded clusters, each sequence id once, as the sample has them."""
+def _held_out(options: argparse.Namespace, config: SAEConfig) -> tuple[str | None, int]:
+    """Return the similarity clusters and the seed of the split that the SAE was trained with."""
+    trained = config.training.get("split", {})
+    seed = options.split_seed
+    if seed is None:
+        seed = trained.get("seed", 0)
+    families = options.similarity_clusters
+    if families is None and trained.get("similarity_clusters") is not None:
+        if trained["similarity_clusters"] != storage.sha256_of(similarity_clusters_path("bundled")):
+            raise InputError(
+                f"{options.checkpoint}: was trained with similarity clusters held out whole; name "
+                "their table with --similarity_clusters"
+            )
+        families = "bundled"
+    require_held_out(str(options.checkpoint), config.training, families, seed)
+    return families, seed
+
+
+def _write_fasta(rows: ClusterRows, path: Path) -> tuple[Path, int]:
+    """Write the proteins of embedded clusters, each sequence id once; return what is left out.
+
+    Left out are proteins without an id, and sequences that are empty or not of letters.
+    """
     records: dict[str, str] = {}
+    left_out = 0
     for header, sequence in zip(rows.headers, rows.sequences, strict=True):
-        records.setdefault(parse_header(header).sequence_id, f">{header}\n{sequence}\n")
+        sequence_id = parse_header(header).sequence_id
+        if sequence_id and header.isprintable() and sequence.isascii() and sequence.isalpha():
+            records.setdefault(sequence_id, f">{header}\n{sequence}\n")
+        else:
+            left_out += 1
     storage.publish_text(path, "".join(records.values()))
-    return path
+    return path, left_out
+
+
+def _notes(clusters: Path, families: str | None, left_out: int) -> list[str]:
+    notes = []
+    if left_out:
+        notes.append(
+            f"{clusters}: {left_out:,} proteins have no id, or a sequence that is empty or not of "
+            "letters; they are without concepts"
+        )
+    if families is None:
+        notes.append(
+            "no protein families are known (--similarity_clusters): relatives count as independent"
+        )
+    return notes
 
 
 def _describe(products: dict[str, Product], output: Path) -> str:

@@ -2,14 +2,16 @@
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from esm_sae import cli
+from esm_sae import cli, storage
 from esm_sae.analysis import annotate_concepts, compute_activations, describe_proteins
-from esm_sae.analysis.own_sequences import require_activations_of
+from esm_sae.analysis.concepts.labels import universe_path
+from esm_sae.analysis.reference import require_activations_of, require_rows_like, rows_of
 from esm_sae.embedding import EmbeddingOptions, embed_fasta
 from esm_sae.embedding.cli_options import (
     add_encoder_options,
@@ -18,7 +20,8 @@ from esm_sae.embedding.cli_options import (
 )
 from esm_sae.errors import InputError
 from esm_sae.formats.checkpoint import SAEConfig, require_same_embeddings
-from esm_sae.formats.manifest import Product
+from esm_sae.formats.fasta import read_fasta
+from esm_sae.formats.manifest import Product, is_recorded, manifest_beside, read_manifest
 from esm_sae.formats.sequence_index import scan_index
 from esm_sae.formats.shards import open_shards
 from esm_sae.report import write_protein_report
@@ -26,6 +29,10 @@ from esm_sae.report import write_protein_report
 if TYPE_CHECKING:
     from esm_sae.embedding import Encoder
     from esm_sae.sae import SAE
+
+_NUCLEOTIDES = "ACGTUN"
+# Of a protein's residues about a quarter are among these letters.
+_MOST_NUCLEOTIDES = 0.95
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,7 +66,8 @@ def _parser() -> argparse.ArgumentParser:
         "--annotations",
         type=Path,
         metavar="TSV",
-        help="UniProt export of your proteins: what it has is no candidate",
+        help="UniProt export of your proteins, with --analysis: what it has is no candidate, and "
+        "only what it knows is one for a concept of UniProt",
     )
     add_encoder_options(parser, recorded=True)
     parser.add_argument(
@@ -77,16 +85,35 @@ def _parser() -> argparse.ArgumentParser:
 def _score(options: argparse.Namespace) -> str:
     from esm_sae.sae import load_checkpoint
 
+    _require_usable_annotations(options)
     _require_own_ids(options.fasta)
+    _warn_of_nucleotides(options.fasta)
     sae = load_checkpoint(options.checkpoint, k=options.topk, normalize=options.normalize)
-    sae.config = _settle(options, sae.config)
-    if options.analysis is not None:
-        require_activations_of(sae.fingerprint, options.analysis / "activations")
+    reference = None if options.analysis is None else options.analysis / "activations"
+    if reference is not None:
+        require_activations_of(sae.fingerprint, reference)
+    sae.config = _settle(options, sae.config, reference)
     embedding_options, encoder = embedding_options_from(options), encoder_from(options)
     rows = embedding_options.provenance(encoder)
     require_same_embeddings(sae.config, rows, encoder.width, f"encoder {encoder.name}")
+    if reference is not None:
+        require_rows_like(rows, reference)
     products = _write_all(options, sae, encoder, embedding_options)
     return _describe(products, options.output)
+
+
+def _require_usable_annotations(options: argparse.Namespace) -> None:
+    if options.annotations is None:
+        return
+    if options.analysis is None:
+        raise InputError(
+            f"{options.annotations}: --annotations needs --analysis, whose concepts it is for"
+        )
+    if not (options.analysis / "concepts").is_dir():
+        raise InputError(
+            f"{options.analysis}: has no concepts that --annotations could be for; leave it out"
+        )
+    storage.open_binary(options.annotations).close()
 
 
 def _require_own_ids(fasta: str) -> None:
@@ -99,19 +126,38 @@ def _require_own_ids(fasta: str) -> None:
         )
 
 
-def _settle(options: argparse.Namespace, config: SAEConfig) -> SAEConfig:
-    """Fill in what the checkpoint records and the options don't say, and the other way round."""
+def _warn_of_nucleotides(fasta: str) -> None:
+    residues = nucleotides = 0
+    for record in read_fasta(fasta):
+        residues += len(record.sequence)
+        nucleotides += sum(map(record.sequence.count, _NUCLEOTIDES))
+    if nucleotides > _MOST_NUCLEOTIDES * residues:
+        warnings.warn(
+            f"{fasta}: {nucleotides / residues:.0%} of its letters are A, C, G, T, U or N, as of "
+            "DNA or RNA, but they are read as amino acids; translate it first",
+            stacklevel=2,
+        )
+
+
+def _settle(options: argparse.Namespace, config: SAEConfig, reference: Path | None) -> SAEConfig:
+    """Fill in what the checkpoint records and the options don't say, and the other way round.
+
+    A pooling that neither tells is that of the analysis, else the mean.
+    """
     if options.model is None:
         if config.encoder == "unknown":
             raise InputError(
                 f"{options.checkpoint}: does not record its encoder; name it with --model"
             )
         options.model = config.encoder
-    recorded = {"layer": (config.layer, None, -1), "pooling": (config.pooling, "unknown", "mean")}
-    for name, (value, unknown, default) in recorded.items():
-        if getattr(options, name) is None:
-            setattr(options, name, default if value == unknown else value)
-    return replace(config, pooling=options.pooling) if config.pooling == "unknown" else config
+    if options.layer is None:
+        options.layer = -1 if config.layer is None else config.layer
+    if config.pooling != "unknown":
+        options.pooling = options.pooling or config.pooling
+        return config
+    if options.pooling is None:
+        options.pooling = "mean" if reference is None else rows_of(reference).pooling
+    return replace(config, pooling=options.pooling)
 
 
 def _write_all(
@@ -126,17 +172,18 @@ def _write_all(
     activations = compute_activations(
         sae, open_shards(shards.path), output / "activations", fasta=options.fasta
     )
-    annotations = None
+    annotations = output / "annotations.parquet"
     if concepts is not None and concepts.is_dir():
-        annotations = annotate_concepts(
-            options.fasta, output / "annotations.parquet", annotations=options.annotations
-        ).path
+        annotate_concepts(options.fasta, annotations, annotations=options.annotations)
+    else:
+        _remove_annotations(annotations)
+        concepts = annotations = None
     described = describe_proteins(
         activations.path,
         output / "proteins",
         reference=None if analysis is None else analysis / "activations",
         summary=summary,
-        concepts=None if annotations is None else concepts,
+        concepts=concepts,
         annotations=annotations,
     )
     page = write_protein_report(
@@ -146,6 +193,19 @@ def _write_all(
         latent_report=report if report is not None and report.is_file() else None,
     )
     return {"embeddings": shards, "described": described, "page": page}
+
+
+def _remove_annotations(table: Path) -> None:
+    """Remove what an earlier run with an analysis left, unless someone has changed it since."""
+    with storage.locked(table):
+        beside = manifest_beside(table)
+        manifest = read_manifest(beside)
+        if manifest is None or manifest.kind != "concept_annotations":
+            return
+        for path in (table, universe_path(table)):
+            if path.name in manifest.files and is_recorded(path, manifest):
+                path.unlink()
+        beside.unlink()
 
 
 def _describe(products: dict[str, Product], output: Path) -> str:
@@ -162,6 +222,12 @@ def _describe(products: dict[str, Product], output: Path) -> str:
             f"{counts['candidates']:,} candidates on {counts['candidate_proteins']:,} proteins for "
             f"{counts['concepts_sought']:,} concepts"
         )
+        if counts["not_looked_up"]:
+            lines.append(
+                f"not looked up in UniProt: {counts['not_looked_up']:,} more, on "
+                f"{counts['proteins_not_looked_up']:,} proteins; --annotations takes an export "
+                "that has them"
+            )
     lines.append(f"wrote {output}" + (" (unchanged)" if unchanged else ""))
     lines.append(f"open {products['page'].path}")
     return "\n".join(lines)

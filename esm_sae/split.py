@@ -55,6 +55,14 @@ def cluster_ids_of(
     return np.array(ids, dtype=object)
 
 
+def cluster_numbers_of(
+    sequence_ids: Sequence[str], clusters: Mapping[str, str] | None = None
+) -> np.ndarray:
+    """Return the similarity cluster of each sequence as a number from 0 on, shape (N,), int64."""
+    ids = cluster_ids_of(sequence_ids, clusters)
+    return np.unique(ids.astype(str), return_inverse=True)[1].astype(np.int64)
+
+
 def similarity_clusters_path(source: storage.PathLike) -> storage.PathLike:
     """Return the path of a table of similarity clusters; ``"bundled"`` names the bundled one."""
     if source != "bundled":

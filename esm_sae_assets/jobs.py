@@ -15,9 +15,10 @@ _CLUSTER_REPORT = dg.AssetSelection.assets("embedding_cluster_report")
 def jobs(settings: Settings) -> list[Any]:
     """Build the jobs."""
     # Any: Dagster does not export the type.
+    shards = dg.AssetSelection.assets("embedding_shards")
     measured = dg.AssetSelection.assets("sae_metrics")
-    over_k = dg.AssetSelection.assets(
-        "sae_comparison",
+    compared = dg.AssetSelection.assets("sae_comparison")
+    for_all_k = dg.AssetSelection.assets(
         "concept_annotations",
         "concept_baselines",
         *(["latent_matches"] if settings.sae.replicate else []),
@@ -30,8 +31,13 @@ def jobs(settings: Settings) -> list[Any]:
         ),
         dg.define_asset_job(
             "embed_shards",
-            selection=dg.AssetSelection.assets("embedding_shards"),
+            selection=shards,
             description="Embedding shards; launch as a backfill over the shards.",
+        ),
+        dg.define_asset_job(
+            "collect_embeddings",
+            selection=dg.AssetSelection.groups("embeddings") - shards,
+            description="The manifest of all shards, and the untrained encoder's embeddings.",
         ),
         dg.define_asset_job(
             "cluster_proteins",
@@ -40,20 +46,25 @@ def jobs(settings: Settings) -> list[Any]:
         ),
         dg.define_asset_job(
             "train_autoencoders",
-            selection=dg.AssetSelection.groups("sae") - measured - over_k,
+            selection=dg.AssetSelection.groups("sae") - measured - compared,
             description="Autoencoders, those of a range of k in one run; launch as a backfill "
             "over k.",
         ),
         dg.define_asset_job(
-            "compare_autoencoders",
-            selection=over_k,
-            description="What is made once for all k: comparison, matched latents, concepts and "
-            "their baselines.",
+            "prepare_analysis",
+            selection=for_all_k,
+            description="What the analysis of every k reads: concepts and their baselines, matched "
+            "latents.",
         ),
         dg.define_asset_job(
             "analyse_autoencoders",
             selection=measured
-            | dg.AssetSelection.groups("analysis", "report") - _CLUSTER_REPORT - over_k,
+            | dg.AssetSelection.groups("analysis", "report") - _CLUSTER_REPORT - for_all_k,
             description="Metrics, analysis and report; launch as a backfill over k.",
+        ),
+        dg.define_asset_job(
+            "compare_autoencoders",
+            selection=compared,
+            description="The autoencoders of all k side by side.",
         ),
     ]

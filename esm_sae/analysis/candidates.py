@@ -5,7 +5,7 @@ from pathlib import Path
 
 import polars as pl
 
-from esm_sae.analysis.concepts.labels import SEQUENCE, WORD
+from esm_sae.analysis.concepts.labels import SEQUENCE, UNIPROT, WORD, universe_path
 from esm_sae.analysis.queries import scan_activations
 from esm_sae.formats.analysis_tables import CANDIDATE_SCHEMA, CONCEPTS, FEATURE_CONCEPTS
 from esm_sae.formats.headers import parse_header
@@ -64,8 +64,12 @@ def candidates_of(
     annotations: Path,
     *,
     drawn: int | None,
-) -> pl.DataFrame:
+) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return the proteins on which a concept's latent fires, and which are not annotated with it.
+
+    A concept of names is lacked by a protein whose header does not have it, be it that the header
+    tells no name. One of UniProt is lacked only by a protein that was looked up there: one in the
+    universe of that source.
 
     The threshold was chosen on the maximum over the residues that the analysis encoded. Where
     those were n drawn from each protein, the maximum over all m residues of a protein passes it
@@ -77,10 +81,12 @@ def candidates_of(
         activations: folder of ``compute_activations``.
         sequences: its table of proteins.
         sought: what ``concepts_to_look_for`` returns.
-        annotations: table of ``annotate_concepts`` on these proteins.
+        annotations: table of ``annotate_concepts`` on these proteins, with its universe beside
+            it.
         drawn: n, the rows of a protein that the analysis encoded; None: all of them.
 
     Returns:
+        The candidates, and likewise those that were not looked up, which are none. Columns:
         protein, sequence_id, name (by its header, null where it tells none), source, concept,
         latent, threshold, activation (the latent's maximum), position (of the maximum),
         firing_rows (rows at or above the threshold), firing_chance, and of the concept
@@ -108,7 +114,7 @@ def candidates_of(
         for rows, fired in firing.select("rows", "firing_rows").iter_rows()
     ]
     known = pl.read_parquet(annotations, columns=["source", "concept", "sequence_id"]).unique()
-    return (
+    lacking = (
         firing.with_columns(
             pl.Series("name", [name or None for name in names], dtype=pl.String),
             pl.Series("family", [family_of(name) for name in names], dtype=pl.String),
@@ -128,6 +134,15 @@ def candidates_of(
         )
         .select(pl.col(name).cast(kind) for name, kind in CANDIDATE_SCHEMA.items())
     )
+    looked_up = (pl.col("source") != UNIPROT) | pl.col("sequence_id").is_in(
+        _in_uniprot(annotations)
+    )
+    return lacking.filter(looked_up), lacking.filter(~looked_up)
+
+
+def _in_uniprot(annotations: Path) -> list[str]:
+    universe = pl.read_parquet(universe_path(annotations))
+    return universe.filter(pl.col("source") == UNIPROT)["sequence_id"].to_list()
 
 
 def _has_word() -> pl.Expr:

@@ -9,8 +9,16 @@ import polars as pl
 
 from esm_sae import storage
 from esm_sae.analysis.candidates import candidates_of, concepts_to_look_for
+from esm_sae.analysis.concepts.labels import universe_path
 from esm_sae.analysis.pairs import ROW_GROUP
 from esm_sae.analysis.queries import activation_parts
+from esm_sae.analysis.reference import (
+    require_activations_of,
+    require_made_from,
+    require_rows_like,
+    rows_of,
+    sae_of,
+)
 from esm_sae.analysis.residues import LETTERS, ProteinLetters
 from esm_sae.errors import InputError
 from esm_sae.formats.analysis_tables import (
@@ -22,12 +30,12 @@ from esm_sae.formats.analysis_tables import (
     RESIDUE_LATENTS,
     SEQUENCES,
 )
-from esm_sae.formats.manifest import Product, identity_of, produce_folder, read_manifest
+from esm_sae.formats.manifest import Product, identity_of, produce_folder
 from esm_sae.progress import progress
 
 MIN_TEST_F1 = 0.5
 
-_ALGORITHM = "own-sequences-1"
+_ALGORITHM = "own-sequences-2"
 _LABELS = ("label", "label_kind", "label_score")
 
 
@@ -62,7 +70,8 @@ def describe_proteins(
       label.
     - ``candidates.parquet``, where ``concepts`` and ``annotations`` are given: proteins on which
       the latent chosen for a concept fires above its threshold, while they are not annotated
-      with it, as ``candidates.candidates_of`` says.
+      with it, as ``candidates.candidates_of`` says. The summary counts as not looked up those
+      left out because no UniProt export has the protein.
 
     Memory: one file of the activations at a time, and the proteins' sequences.
 
@@ -73,19 +82,26 @@ def describe_proteins(
             it shares and densities are those of these proteins.
         summary: table of ``summarise_latents``; without it labels are null.
         concepts: folder of ``score_concepts`` of that analysis.
-        annotations: table of ``annotate_concepts`` on these proteins.
+        annotations: table of ``annotate_concepts`` on these proteins, with its universe beside
+            it.
         min_test_f1: concepts whose test F1 is lower propose no candidate.
 
     Raises:
-        InputError: an input is missing, or is of another SAE than the activations.
+        InputError: an input is missing, or is of another SAE, or of rows of another kind, than
+            the activations.
     """
     if reference is not None:
-        require_activations_of(_sae_of(Path(activations)), reference)
+        require_activations_of(sae_of(activations), reference)
+        require_rows_like(rows_of(activations), reference)
+        for path in (summary, concepts):
+            if path is not None:
+                require_made_from(path, reference)
     given = {
         "reference": reference,
         "summary": summary,
         "concepts": concepts,
         "annotations": annotations,
+        "universe": None if annotations is None else universe_path(annotations),
     }
     determinants = {
         "activations": identity_of(activations),
@@ -102,7 +118,7 @@ def describe_proteins(
         if concepts is None or annotations is None:
             return counts
         sought = concepts_to_look_for(Path(concepts), min_test_f1)
-        table = candidates_of(
+        table, unknown = candidates_of(
             source, sequences, sought, Path(annotations), drawn=_rows_drawn(reference)
         )
         table.write_parquet(folder / CANDIDATES)
@@ -110,36 +126,13 @@ def describe_proteins(
             "concepts_sought": len(sought),
             "candidates": len(table),
             "candidate_proteins": table["protein"].n_unique(),
+            "not_looked_up": len(unknown),
+            "proteins_not_looked_up": unknown["protein"].n_unique(),
         }
 
     return produce_folder(
         output_folder, kind="own_sequences", determinants=determinants, build=build
     )
-
-
-def require_activations_of(fingerprint: str, reference: storage.PathLike) -> None:
-    """Check that activations are of an SAE.
-
-    Args:
-        fingerprint: hash of the SAE's weights.
-        reference: folder of ``compute_activations``.
-
-    Raises:
-        InputError: they are of another SAE, or are no activations.
-    """
-    found = _sae_of(Path(reference))
-    if found != fingerprint:
-        raise InputError(
-            f"{reference}: activations of another checkpoint (weights {found[:12]}) than the one "
-            f"in use (weights {fingerprint[:12]}); give the analysis of this checkpoint"
-        )
-
-
-def _sae_of(folder: Path) -> str:
-    manifest = read_manifest(folder) if folder.is_dir() else None
-    if manifest is None or "sae" not in manifest.determinants:
-        raise InputError(f"{folder}: no folder of activations; run the analysis first")
-    return str(manifest.determinants["sae"])
 
 
 def _latents(reference: Path, summary: storage.PathLike | None) -> pl.DataFrame:

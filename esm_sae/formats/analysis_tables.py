@@ -106,6 +106,7 @@ CONCEPT_SCHEMA = {
     "f1_low": pl.Float64,
     "f1_high": pl.Float64,
     "trivial_f1": pl.Float64,
+    "validation_trivial_f1": pl.Float64,
     "auroc": pl.Float64,
 }
 BASELINE_SCHEMA = {
@@ -294,11 +295,18 @@ CANDIDATE_SCHEMA = {
 }
 
 
+LEAST_SKILL = 0.2
+"""``concept_skill`` from which a latent is said to mark a concept: of the best of many thresholds
+on a few positives, less is chance."""
+
+
 def concept_skill() -> pl.Expr:
-    """Return how far F1 on validation goes from that of calling every unit to 1.
+    """Return how far F1 on validation goes from that of calling every unit there to 1.
 
     F1 of calling everything rises with how common a concept is: initiator methionines, which
-    nine of ten proteins have, are told with an F1 of 0.95 by a latent that always fires.
+    nine of ten proteins have, are told with an F1 of 0.95 by a latent that always fires. It is 0
+    where every unit bears the concept.
     """
-    trivial = pl.col("trivial_f1").fill_null(0)
-    return (pl.col("validation_f1") - trivial) / (1 - trivial)
+    trivial = pl.col("validation_trivial_f1").fill_null(0)
+    gain = pl.col("validation_f1") - trivial
+    return pl.when(trivial < 1).then(gain / (1 - trivial)).otherwise(0.0)

@@ -1,13 +1,14 @@
 // Browsing a table: search, filter, sort, rows drawn in pages, one opened beside it (or over it on
 // a small screen) with its number in the address.
 //
-// name: what a row is, as in the address "#name-7"; total: their number; texts: what is searched;
-// columns: values to sort by, null where there is none; sort: { key, down } at first; ascending:
-// keys whose low values come first; accepts(index): the filters of the toolbar; reset(): undoes
-// them; cells(index): of a row; panel(index): { title, content } of an opened one;
-// listed(order) and marked(index or null): told of every change.
+// name: what a row is, as in the address "#name-7"; first: number of the first row; total: how many
+// there are; texts: what is searched; columns: values to sort by, null where there is none;
+// sort: { key, down } at first; ascending: keys whose low values come first; accepts(index): the
+// filters of the toolbar; reset(): undoes them; cells(index): of a row; panel(index):
+// { title, content } of an opened one; listed(order) and marked(index or null): told of every
+// change. An index counts from 0 whatever the number of the first row.
 const browseTable = ({
-  name, total, texts, columns, sort, ascending = [name], accepts, reset, cells, panel,
+  name, first = 0, total, texts, columns, sort, ascending = [name], accepts, reset, cells, panel,
   listed = () => {}, marked = () => {},
 }) => {
   const PAGE = 150;
@@ -28,7 +29,7 @@ const browseTable = ({
 
   const select = () => {
     const wanted = search.value.trim().toLowerCase();
-    const exact = /^#?\d+$/.test(wanted) ? Number(wanted.replace("#", "")) : null;
+    const exact = /^#?\d+$/.test(wanted) ? Number(wanted.replace("#", "")) - first : null;
     const words = wanted.split(/\s+/).filter(Boolean);
     order = [];
     for (let index = 0; index < total; index++) {
@@ -61,8 +62,8 @@ const browseTable = ({
   };
 
   const row = (index) => {
-    const button = element("button", { type: "button", textContent: index });
-    button.setAttribute("aria-label", `Open ${name} ${index}`);
+    const button = element("button", { type: "button", textContent: index + first });
+    button.setAttribute("aria-label", `Open ${name} ${index + first}`);
     const line = element("tr", {}, element("td", { className: "n" }, button), ...cells(index));
     line.dataset[name] = index;
     line.classList.toggle("open", index === opened);
@@ -108,18 +109,21 @@ const browseTable = ({
     marked(index);
     if (focus) heading.focus({ preventScroll: true });
   };
-  const leave = () => {
+  const shut = () => {
     const line = [...body.children].find((node) => numberOf(node) === opened);
     detail.hidden = true;
     opened = null;
     document.body.classList.remove("reading");
-    history.replaceState(null, "", "#browse");
     for (const node of body.children) node.classList.remove("open");
     marked(null);
     line?.querySelector("button").focus({ preventScroll: true });
   };
+  const leave = () => {
+    history.replaceState(null, "", "#browse");
+    shut();
+  };
   const go = (index) => {
-    const address = `#${name}-${index}`;
+    const address = `#${name}-${index + first}`;
     if (location.hash === address) follow();
     else location.hash = address;
   };
@@ -129,7 +133,10 @@ const browseTable = ({
   };
   const follow = () => {
     const found = new RegExp(`^#${name}-(\\d+)$`).exec(location.hash);
-    if (found && Number(found[1]) < total) open(Number(found[1]), true);
+    const index = found ? Number(found[1]) - first : -1;
+    if (index >= 0 && index < total) open(index, true);
+    // Over the list an opened one is all there is to see: Back, which takes its address away, shuts it.
+    else if (opened !== null && !beside.matches) shut();
   };
 
   body.addEventListener("click", (event) => go(numberOf(event.target.closest("tr"))));

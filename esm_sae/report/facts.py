@@ -44,20 +44,35 @@ def headline(config: SAEConfig, counts: dict[str, Any], metrics: dict[str, Any])
     return facts
 
 
-def findings(summary: pl.DataFrame) -> list[Fact]:
-    """Return how many latents passed each test, those that were made."""
+def findings(summary: pl.DataFrame, *, families: bool) -> list[Fact]:
+    """Return how many latents passed each test, those that were made.
+
+    Args:
+        summary: the table of ``summarise_latents``.
+        families: whether the taxa were tested with similarity clusters.
+    """
     firing = summary.filter(pl.col("firing_rows") > 0)
     skill = (pl.col("label_score") - pl.col("label_baseline")) / (1 - pl.col("label_baseline"))
     tests = (
-        ("telling names", skill >= SKILL, "label_score", "predict firing on held-out proteins"),
+        (
+            "telling names",
+            skill >= SKILL,
+            "label_score",
+            "predict firing, or strong firing, on held-out proteins",
+        ),
         (
             "taxonomic latents",
             pl.col("taxonomic"),
             "taxonomic",
-            "enriched in a taxon, in 3 families or more",
+            f"enriched in a taxon, in 3 {'families' if families else 'proteins'} or more",
         ),
-        ("stable latents", pl.col("stable"), "stable", "found again from another seed"),
-        ("memory", pl.col("memory"), "memory", "latents that fire on one family only"),
+        ("stable latents", pl.col("stable"), "stable", "found one to one from another seed"),
+        (
+            "memory",
+            pl.col("memory"),
+            "memory",
+            "90% of the activation in one family, of latents that fire on 3 proteins or more",
+        ),
     )
     return [
         Fact(name, f"{firing.filter(passed).height:,}", meaning)

@@ -26,7 +26,7 @@ from esm_sae.report.page import page_assets, render_page
 from esm_sae.report.payload import SUMMARY_COLUMNS, payload
 from esm_sae.report.tables import comparison_of, eligible_concepts
 
-_ALGORITHM = "report-2"
+_ALGORITHM = "report-3"
 _TEMPLATE = "report.html.j2"
 _FILES = (
     _TEMPLATE,
@@ -126,18 +126,24 @@ def _render(
     metrics = _metrics(folders.get("metrics"))
     tables = {name: folder for name, folder in folders.items() if name != "metrics"}
     concepts, matches = folders.get("concepts"), folders.get("matches")
+    families = {
+        name: manifest.determinants.get("similarity_clusters") is not None
+        for name, manifest in manifests.items()
+    }
+    shown = payload(summary, **tables, k=config.k)
     eligible = None if concepts is None else eligible_concepts(concepts)
     return render_page(
         assets,
         _TEMPLATE,
-        payload(summary, **tables, k=config.k) | {"clusterPage": cluster_page},
+        shown | {"clusterPage": cluster_page, "families": families["taxonomy"]},
         encoder_note=config.encoder_note,
         title=title,
         config=config,
         counts=counts,
         taxonomy=manifests["taxonomy"].summary,
-        families=manifests["taxonomy"].determinants.get("similarity_clusters") is not None,
-        headline=headline(config, counts, metrics) + findings(summary),
+        families=families,
+        headline=headline(config, counts, metrics)
+        + findings(summary, families=families["taxonomy"]),
         provenance=provenance(config),
         metrics=metrics,
         figures=_figures(folders.get("metrics")),
@@ -145,6 +151,8 @@ def _render(
         concepts=None if eligible is None else eligible[:_CONCEPTS_SHOWN].to_dicts(),
         eligible=0 if eligible is None else len(eligible),
         scored=manifests["concepts"].summary if concepts else {},
+        compared=concepts is not None
+        and manifests["concepts"].determinants.get("baselines") is not None,
         comparison=_data_uri(concepts / CONCEPT_COMPARISON) if concepts else None,
         matched=None if matches is None else comparison_of(matches, config.k).to_dicts(),
         match_figure=_data_uri(matches / MATCH_FIGURE) if matches else None,

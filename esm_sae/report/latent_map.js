@@ -11,12 +11,9 @@ const latentMap = (latents, choose) => {
       const cluster = latents.decoderCluster[latent];
       return cluster === null || cluster < 0 ? null : `cluster ${cluster}`;
     }, "in no cluster"],
-    ["stable", "other seed", (latent) => {
-      const stable = latents.stable[latent];
-      return stable === null ? null : stable ? "stable" : "not found again";
-    }, "not compared"],
+    ["again", "other seed", (latent) => latents.again[latent], "not compared"],
     ["taxonomic", "taxonomic", (latent) => (latents.taxonomic[latent] ? latents.taxon[latent] : null), "not taxonomic"],
-    ["memory", "memory", (latent) => (latents.memory[latent] ? "one family" : null), "several families"],
+    ["memory", "memory", (latent) => (latents.memory[latent] ? "90% in one family" : null), "less, or on under 3 proteins"],
   ].filter(([, , of]) => dots.some((latent) => of(latent) !== null));
   const colour = document.getElementById("colour");
   colour.append(...colourings.map(([value, title]) => element("option", { value, textContent: title })));

@@ -22,6 +22,8 @@ from esm_sae.report.tables import (
 )
 
 _RESIDUES_SHOWN = 6
+# A latent is found again above this cosine or correlation: that of ``match_latents``.
+_FOUND = 0.7
 # A map's coordinates are whole numbers up to this.
 _GRID = 10_000
 _OF_CONCEPT = ("source", "concept", "level")
@@ -146,13 +148,13 @@ _NUMBERS = {
     "residueShare": "top_residue_share",
     "residueBackground": "top_residue_background",
     "taxonQ": "best_taxon_q",
-    "stability": "stability_cosine",
+    "stabilityCosine": "stability_cosine",
+    "stabilityCorrelation": "stability_correlation",
     "entropy": "similarity_entropy",
     "score": "label_score",
     "baseline": "label_baseline",
     "precision": "label_precision",
     "recall": "label_recall",
-    "threshold": "label_threshold",
 }
 _PLAIN = {
     "firingProteins": "firing_proteins",
@@ -164,7 +166,6 @@ _PLAIN = {
     "taxon": "best_taxon",
     "taxonomic": "taxonomic",
     "decoderCluster": "decoder_cluster",
-    "stable": "stable",
     "families": "similarity_clusters",
     "memory": "memory",
     "label": "label",
@@ -176,8 +177,10 @@ SUMMARY_COLUMNS = (
     "top_proteins",
     "residues",
     "label_kind",
+    "stable",
     "map_x",
     "map_y",
+    "label_threshold",
     *_NUMBERS.values(),
     *_PLAIN.values(),
 )
@@ -187,12 +190,28 @@ def _columns(summary: pl.DataFrame) -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = summary.select(
         *(rounded(name).alias(key) for key, name in _NUMBERS.items()),
         *(pl.col(name).alias(key) for key, name in _PLAIN.items()),
+        # In full: the label names it to three digits, which rounding twice would miss.
+        pl.col("label_threshold").cast(pl.Float64).round_sig_figs(7).alias("threshold"),
+        _again().alias("again"),
     ).to_dict(as_series=False)
     columns["kind"] = [None if kind == "none" else kind for kind in summary["label_kind"]]
     places = on_grid(summary.select("map_x", "map_y").to_numpy())
     columns |= dict(zip("xy", places, strict=True))
     columns["residues"] = [_largest_shares(shares) for shares in summary["residues"].to_list()]
     return columns
+
+
+def _again() -> pl.Expr:
+    """Return whether another seed finds a latent: one to one, not one to one, or not."""
+    nearest = pl.max_horizontal("stability_cosine", "stability_correlation")
+    return (
+        pl.when("stable")
+        .then(pl.lit("stable"))
+        .when(nearest > _FOUND)
+        .then(pl.lit("found, not one to one"))
+        .when(pl.col("stable").is_not_null())
+        .then(pl.lit("not found"))
+    )
 
 
 def _largest_shares(shares: list[float] | None) -> list[list[Any]] | None:

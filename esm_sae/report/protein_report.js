@@ -158,7 +158,7 @@
   };
 
   const candidateRow = ([place, id, concept, name, latent, peak, , precision, f1, low, high]) => {
-    const protein = place === null ? id : element("a", { href: `#protein-${place}`, textContent: id });
+    const protein = place === null ? id : element("a", { href: `#protein-${place + 1}`, textContent: id });
     const range = low === null || high === null ? "" : ` (${number(low)}–${number(high)})`;
     return element("tr", {}, element("th", { scope: "row" }, protein),
       element("td", { className: name === null ? "dim wrap" : "", textContent: name ?? "no name" }),
@@ -171,7 +171,7 @@
   document.getElementById("candidate-rows")?.append(...candidates.slice(0, LISTED).map(candidateRow));
 
   browseTable({
-    name: "protein", total, texts, columns, cells, panel,
+    name: "protein", first: 1, total, texts, columns, cells, panel,
     sort: { key: "protein", down: false },
     ascending: ["protein", "nameOrder"],
     accepts: (protein) => show === null || show.value === "all" || candidatesOf[protein].length > 0,

@@ -21,7 +21,7 @@ from esm_sae.report.facts import Fact, provenance
 from esm_sae.report.page import page_assets, render_page
 from esm_sae.report.protein_payload import LATENTS_SHOWN, protein_payload, read_candidates
 
-_ALGORITHM = "protein-report-1"
+_ALGORITHM = "protein-report-2"
 _TEMPLATE = "protein_report.html.j2"
 _FILES = (_TEMPLATE, "protein_report.css", "browse.js", "protein_report.js")
 _CANDIDATES_SHOWN = 100
@@ -85,6 +85,7 @@ def write_protein_report(
             shown=shown,
             latents_shown=LATENTS_SHOWN,
             sought=None if candidates is None else counts["concepts_sought"],
+            not_looked_up=_not_looked_up(counts),
             candidates_listed=min(counts.get("candidates", 0), _CANDIDATES_SHOWN),
             labels=counts["firing_latents_with_label_score"] > 0,
             link=link,
@@ -113,6 +114,17 @@ def _manifest_of(folder: Path) -> Manifest:
 def _relative(page: Path, output: Path) -> str:
     """Return the address of a page as seen from another in the same tree of folders."""
     return quote(Path(os.path.relpath(page, output.parent)).as_posix())
+
+
+def _not_looked_up(counts: dict[str, Any]) -> str:
+    """Return the sentence, with a space before it, on what no UniProt export could tell."""
+    if not counts.get("not_looked_up"):
+        return ""
+    return (
+        f" Left out: {counts['not_looked_up']:,} for concepts of UniProt, on "
+        f"{counts['proteins_not_looked_up']:,} proteins that were not looked up, since no UniProt "
+        "export that has them was given."
+    )
 
 
 def _headline(config: SAEConfig, counts: dict[str, Any]) -> list[Fact]:

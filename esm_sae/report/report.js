@@ -18,6 +18,12 @@
     return score === null || baseline === null ? null : (score - baseline) / Math.max(1 - baseline, 1e-9);
   });
 
+  // How near the nearest latent of another seed is, by direction or by firing.
+  latents.stability = latents.stabilityCosine.map((cosine, latent) => {
+    const known = [cosine, latents.stabilityCorrelation[latent]].filter((value) => value !== null);
+    return known.length ? Math.max(...known) : null;
+  });
+
   const nameOf = (protein) => names[proteins.name[protein]] ?? null;
   const taxonOf = (protein) => taxa[proteins.taxon[protein]] ?? null;
   const conceptOf = (latent) => data.conceptNames[data.concepts[latent][0]?.[0]]?.[1] ?? null;
@@ -45,7 +51,7 @@
     ["named", "telling name", (latent) => latents.skill[latent] >= GOOD, "skill"],
     ["concept", "concept F1 ≥ 0.5", (latent) => toldConcept(latent), "conceptF1"],
     ["taxonomic", "taxonomic", (latent) => latents.taxonomic[latent] === true, "taxonomic"],
-    ["stable", "stable", (latent) => latents.stable[latent] === true, "stable"],
+    ["stable", "stable", (latent) => latents.again[latent] === "stable", "again"],
     ["several", "not memory", (latent) => latents.memory[latent] === false, "memory"],
     ["memory", "memory", (latent) => latents.memory[latent] === true, "memory"],
   ].filter(([, , , column]) => latents[column].some((value) => value !== null));
@@ -101,9 +107,11 @@
     return cell(sure ? "wide-only" : "wide-only weak", sure ? taxon : "none", " ", dim(`q ${number(q)}`));
   };
   const stableCell = (latent) => {
-    const cosine = latents.stability[latent];
-    const stable = latents.stable[latent];
-    return cell(stable ? "n wide-only" : "n wide-only dim", cosine === null ? "–" : cosine.toFixed(2), stable ? " ✓" : "");
+    const [nearest, again] = [latents.stability[latent], latents.again[latent]];
+    if (again === null || nearest === null) return cell("n wide-only dim", "–");
+    const shown = cell(again === "not found" ? "n wide-only dim" : "n wide-only", nearest.toFixed(2), again === "stable" ? " ✓" : "");
+    shown.title = `${again}: by direction ${number(latents.stabilityCosine[latent])}, by firing ${number(latents.stabilityCorrelation[latent])}`;
+    return shown;
   };
 
   const proteinItem = ([protein, activation, position, stretch]) => {
@@ -148,7 +156,8 @@
       }
       const ratio = `odds ratio ${number(odds)} (${number(oddsLow)} to ${oddsHigh === null ? "∞" : number(oddsHigh)})`;
       const tested = q === null ? "too few to test"
-        : `${ratio}, q ${number(q)}, stricter q ${number(strict)}, ${plural(families, "family", "families")}`;
+        : `${ratio}, q ${number(q)}, stricter q ${number(strict)}, ` +
+          (data.families ? plural(families, "family", "families") : plural(families, "protein", "proteins"));
       grid.append(element("span", { className: sure ? "sure" : "", textContent: taxa[taxon] }), track,
         element("span", { className: "n", textContent: `${firing} of ${size}` }),
         element("span", { className: "n dim", textContent: sure ? "✓" : "" }),
@@ -198,19 +207,31 @@
     const badge = (text, className = "") => shown.push(element("li", { className, textContent: text }));
     if (latents.kind[latent] !== null) badge(`named by ${latents.kind[latent]}`);
     if (latents.taxonomic[latent]) badge("taxonomic", "good");
-    if (latents.stable[latent] === true) badge("stable", "good");
-    if (latents.stable[latent] === false) badge("not found from another seed", "care");
-    if (latents.memory[latent]) badge("memory: one family", "care");
+    const again = latents.again[latent];
+    if (again === "stable") badge("stable", "good");
+    else if (again !== null) badge(`another seed: ${again}`, again === "not found" ? "care" : "");
+    if (latents.memory[latent]) badge("memory: 90% in one family", "care");
     return shown.length ? [element("ul", { className: "badges" }, ...shown)] : [];
+  };
+  // Share of the firing rows above a threshold, which may lie inside a bin of the histogram.
+  const shareAbove = (latent, threshold) => {
+    const counts = latents.histogram[latent];
+    const at = (threshold * counts.length) / latents.max[latent];
+    const above = counts.reduce((sum, count, bin) => sum + count * Math.min(Math.max(bin + 1 - at, 0), 1), 0);
+    return above / latents.firingRows[latent];
+  };
+  const boundSentence = (latent) => {
+    const threshold = latents.threshold[latent];
+    return threshold > 0 ? ` About ${percent(shareAbove(latent, threshold))} of its firing is above ${number(threshold)}.` : "";
   };
   const scoreSentence = (latent) => {
     const [score, threshold] = [latents.score[latent], latents.threshold[latent]];
     const unit = latents.level[latent] === "residue" ? "residues" : "proteins";
-    if (score === null) return `The name was not scored: too few held-out ${unit} bear it.`;
+    if (score === null) return `The name was not scored: too few held-out ${unit} bear it.${boundSentence(latent)}`;
     const firing = threshold > 0 ? `activation above ${number(threshold)}` : "firing";
     return `On held-out ${unit} the name predicts ${firing} with F1 ${score.toFixed(2)} (precision ` +
       `${number(latents.precision[latent])}, recall ${number(latents.recall[latent])}, ` +
-      `${latents.heldOut[latent].toLocaleString("en")} bear it); a name that says nothing would score ${latents.baseline[latent].toFixed(2)}.`;
+      `${latents.heldOut[latent].toLocaleString("en")} bear it); a name that says nothing would score ${latents.baseline[latent].toFixed(2)}.${boundSentence(latent)}`;
   };
   const statements = (latent) => {
     const parts = [];
@@ -268,7 +289,7 @@
     ascending: ["latent", "taxonQ"],
     accepts,
     reset: () => {
-      show.value = "all";
+      show.selectedIndex = 0;
       for (const [box] of boxes) box.checked = false;
     },
     cells,

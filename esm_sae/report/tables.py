@@ -9,10 +9,11 @@ import polars as pl
 from esm_sae.formats.analysis_tables import (
     CONCEPTS,
     FEATURE_CONCEPTS,
+    LEAST_SKILL,
     MAIN,
     MARKED_CLUSTERS,
-    MATCHES,
     MATCH_COMPARISON,
+    MATCHES,
     NEAR_DUPLICATES,
     TAXONOMY,
     concept_skill,
@@ -68,8 +69,8 @@ def taxa_of(taxonomy: Path, latents: int, taxa: dict[str, int]) -> list[list[Any
 def eligible_concepts(concepts: Path) -> pl.DataFrame:
     """Return the concepts that are frequent enough to be shown singly, the best first.
 
-    They are in the order of ``concept_skill`` of their best latents on validation: an order by test F1
-    would put first those that were lucky on the test proteins.
+    They are in the order of ``concept_skill`` of their best latents: an order by test F1 would put
+    first those that were lucky on the test proteins.
     """
     of = ("source", "concept", "level")
     return (
@@ -85,11 +86,11 @@ def concepts_of(concepts: Path, eligible: pl.DataFrame, latents: int) -> list[li
     Each is [number in ``eligible``, validation F1, test precision, test recall, test F1, AUROC,
     whether the latent is the concept's best on validation].
     """
-    numbered = eligible.lazy().select("source", "concept", "level", "trivial_f1")
+    numbered = eligible.lazy().select("source", "concept", "level", "validation_trivial_f1")
     table = (
         pl.scan_parquet(concepts / FEATURE_CONCEPTS)
         .join(numbered.with_row_index("number"), on=["source", "concept", "level"])
-        .filter(concept_skill() > 0)
+        .filter(concept_skill() >= LEAST_SKILL)
         .sort("latent", concept_skill(), "number", descending=[False, True, False])
     )
     figures = ("validation_f1", "test_precision", "test_recall", "test_f1", "auroc")

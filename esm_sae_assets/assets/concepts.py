@@ -81,7 +81,7 @@ def concept_assets(settings: Settings) -> list[dg.AssetsDefinition]:
 
         Raw dimensions, principal components, k-means, dictionaries that were never trained, an
         untrained encoder's autoencoder, and the sequence's composition, each with as many
-        candidates as there are latents; and a probe on all dimensions, which is a ceiling.
+        candidates as it has, up to the number of latents or more; and a probe on all dimensions.
         """
         with metadata.materializing() as clock:
             ks = settings.sae.ks

@@ -115,11 +115,18 @@ def test_jobs(profile):
     assert selected == {
         "sample_sequences": GROUPS["sequences"],
         "embed_shards": {"embedding_shards"},
+        "collect_embeddings": {"embedding_manifest", "untrained_embeddings"} & found,
         "cluster_proteins": {*GROUPS["clusters"], "embedding_cluster_report"},
         "train_autoencoders": TRAINED & found,
-        "compare_autoencoders": OVER_K & found,
+        "prepare_analysis": OVER_K & found - {"sae_comparison"},
+        "compare_autoencoders": {"sae_comparison"},
         "analyse_autoencoders": BY_K - TRAINED,
     }
+    graph, made = defs.resolve_asset_graph(), set()
+    for name, assets in selected.items():
+        made |= assets
+        needed = {key for asset in assets for key in graph.get(dg.AssetKey(asset)).parent_keys}
+        assert {key.to_user_string() for key in needed} <= made, name
     assert jobs["train_autoencoders"].backfill_policy.policy_type == BackfillPolicyType.SINGLE_RUN
 
 

@@ -74,7 +74,7 @@ def test_search_filter_and_open(browser: Any, report: Path) -> None:
 def test_a_latent_colours_the_residues_it_fires_on(browser: Any, report: Path) -> None:
     from selenium.webdriver.common.keys import Keys
 
-    browser.get(report.as_uri() + "#protein-4")
+    browser.get(report.as_uri() + "#protein-5")
     picks = browser.find_elements("css selector", ".pick")
     coloured = set()
     for pick in picks:
@@ -97,7 +97,7 @@ def test_a_latent_colours_the_residues_it_fires_on(browser: Any, report: Path) -
 def test_keyboard_and_address(browser: Any, report: Path) -> None:
     from selenium.webdriver.common.keys import Keys
 
-    browser.get(report.as_uri() + "#protein-7")
+    browser.get(report.as_uri() + "#protein-8")
     assert browser.switch_to.active_element == browser.find_element("id", "detail-title")
     browser.switch_to.active_element.send_keys(Keys.ARROW_RIGHT)
     assert _title(browser).endswith("p8")
@@ -106,8 +106,26 @@ def test_keyboard_and_address(browser: Any, report: Path) -> None:
     require_silence(browser, report)
 
 
+def test_proteins_are_numbered_from_one(browser: Any, report: Path) -> None:
+    browser.get(report.as_uri() + "#protein-1")
+    assert _title(browser).endswith("p0")
+    numbers = browser.execute_script(
+        "return [...document.querySelectorAll('#proteins tbody button')].map(b => b.textContent)"
+    )
+    assert numbers[:3] == ["1", "2", "3"]
+    search(browser, "17")
+    assert _listed(browser)[0] == 16
+    link = browser.find_element("css selector", "#candidate-rows a")
+    assert link.get_attribute("href").endswith("#protein-1")
+    for outside in ("#protein-0", "#protein-201"):
+        browser.get("about:blank")
+        browser.get(report.as_uri() + outside)
+        assert browser.switch_to.active_element.tag_name == "body"
+    require_silence(browser, report)
+
+
 def test_page_fits_the_screen(browser: Any, report: Path) -> None:
-    for address in (report.as_uri(), report.as_uri() + "#protein-199"):
+    for address in (report.as_uri(), report.as_uri() + "#protein-200"):
         browser.get(address)
         require_fit(browser)
 

@@ -1,5 +1,7 @@
 """The report in a real browser: it works, says nothing on the console and loads nothing."""
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 from analysed_runs import MadeUp, write_run
 from browsing import click, require_fit, require_silence, search
 from esm_sae import analyze
+from esm_sae.formats.analysis_tables import BY_ROW
 from esm_sae.formats.checkpoint import SAEConfig, write_checkpoint, write_config
 from esm_sae.formats.embedded_clusters import EmbeddedClusters, write_embedded_json
 from esm_sae.report import write_report
@@ -47,10 +50,11 @@ def test_search_sort_and_open(browser: Any, report: Path, run: dict[str, Path]) 
     click(browser, "[data-sort='latent']")
     assert _latents(browser)[:3] == [0, 1, 2]
     click(browser, "[data-sort='latent']")
-    assert _latents(browser)[0] == LATENTS - 1
-    assert len(_latents(browser)) < LATENTS
+    # Clearing goes back to the firing ones, which the last two are not.
+    assert _latents(browser)[0] == LATENTS - 3
+    assert len(_latents(browser)) < LATENTS - 2
     click(browser, "#more")
-    assert len(_latents(browser)) == LATENTS
+    assert len(_latents(browser)) == LATENTS - 2
 
     click(browser, "[data-sort='proteinDensity']")
     widest = _latents(browser)[0]
@@ -103,6 +107,48 @@ def test_keyboard_and_address(browser: Any, report: Path) -> None:
     require_silence(browser, report)
 
 
+def test_back_closes_what_covers_the_list(browser: Any, report: Path) -> None:
+    browser.get(report.as_uri())
+    covers = browser.execute_script("return !matchMedia('(min-width: 70rem)').matches")
+    click(browser, "#latents tbody button")
+    first = browser.find_element("id", "detail-title").text
+    browser.execute_script("location.hash = '#latent-7'")
+    browser.back()
+    _wait(browser, lambda: browser.find_element("id", "detail-title").text == first)
+    browser.back()
+    _wait(browser, lambda: "#" not in browser.current_url)
+    _wait(browser, lambda: browser.find_element("id", "detail").is_displayed() != covers)
+    assert browser.execute_script("return document.body.classList.contains('reading')") is False
+    browser.forward()
+    _wait(browser, lambda: browser.find_element("id", "detail").is_displayed())
+    require_silence(browser, report)
+
+
+def test_what_another_seed_finds_is_said(browser: Any, report: Path, run: dict[str, Path]) -> None:
+    rows = pl.read_parquet(run["activations"] / BY_ROW / "*.parquet")
+    nearest = pl.max_horizontal("stability_cosine", "stability_correlation")
+    summary = pl.read_parquet(run["summary"]).filter(
+        ~pl.col("stable"), pl.col("label").is_not_null()
+    )
+    for passed, said in ((nearest > 0.7, "found, not one to one"), (nearest <= 0.7, "not found")):
+        row = summary.filter(passed).row(0, named=True)
+        browser.get("about:blank")
+        browser.get(report.as_uri() + f"#latent-{row['latent']}")
+        badges = browser.find_element("css selector", ".badges").text
+        assert f"another seed: {said}" in badges
+        says = browser.find_element("css selector", ".says").text
+        told = re.search(r"About ([0-9.]+)% of its firing is above 0.5", says)
+        fired = rows.filter(pl.col("latent") == row["latent"])["activation"]
+        assert told
+        assert float(told[1]) == pytest.approx(100 * (fired > 0.5).mean(), abs=5)
+    summary = pl.read_parquet(run["summary"]).filter(pl.col("stable").is_not_null())
+    order = summary.sort(
+        nearest.cast(pl.Float64).round_sig_figs(4), "latent", descending=[True, False]
+    )
+    browser.execute_script("document.querySelector('[data-sort=stability]').click()")
+    assert _latents(browser)[:5] == order["latent"][:5].to_list()
+
+
 def test_the_map_is_walked_by_keyboard(browser: Any, report: Path) -> None:
     from selenium.webdriver.common.keys import Keys
 
@@ -149,6 +195,12 @@ def test_page_fits_the_screen(browser: Any, report: Path) -> None:
     for address in (report.as_uri(), report.as_uri() + "#latent-1"):
         browser.get(address)
         require_fit(browser)
+
+
+def _wait(browser: Any, condition: Callable[[], bool]) -> None:
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    WebDriverWait(browser, 5).until(lambda _: condition())
 
 
 def _latents(browser: Any) -> list[int]:

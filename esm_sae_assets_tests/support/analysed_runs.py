@@ -40,6 +40,8 @@ class MadeUp:
     config: Mapping[str, Any] | None = None
     pooling: str = "residue"
     sequences_known: bool = True
+    families: bool = True
+    baselines: bool = True
 
 
 def write_run(folder: Path, made_up: MadeUp | None = None) -> dict[str, Path]:
@@ -61,16 +63,23 @@ def write_run(folder: Path, made_up: MadeUp | None = None) -> dict[str, Path]:
         return counts | {"rows": int(rows["row"].max()) + 1, "mean_l0": float(like.k)}
 
     known = like.latents - SILENT
+    families = {"similarity_clusters": "made up" if like.families else None}
     sae = {"sae": "made up"}
     made = _folder(folder, "feature_activations", activations, sae | {"config": asdict(config)})
     of = {"activations": identity_of(made)}
     run = {
         "activations": made,
         "taxonomy": _folder(
-            folder, "feature_taxonomy", lambda work: _taxonomy(work, like, generator), sae
+            folder,
+            "feature_taxonomy",
+            lambda work: _taxonomy(work, like, generator),
+            sae | families,
         ),
         "concepts": _folder(
-            folder, "feature_concepts", lambda work: _concepts(work, known, generator), of
+            folder,
+            "feature_concepts",
+            lambda work: _concepts(work, known, generator),
+            of | families | {"baselines": "made up" if like.baselines else None},
         ),
         "clusters": _folder(
             folder, "feature_clusters", lambda work: _clusters(work, known, generator), of
@@ -195,7 +204,10 @@ def _taxonomy(work: Path, like: MadeUp, generator: np.random.Generator) -> dict[
     table = table.with_columns(pl.col("taxonomic") & pl.col("q_value").is_not_null())
     table.cast(tables.TAXONOMY_SCHEMA).write_parquet(work / tables.TAXONOMY)
     (work / tables.HEATMAP).write_bytes(_PNG)
-    return {"taxa": len(taxa), "proteins": 20 * len(taxa), "latents": like.latents}
+    counts = {"taxa": len(taxa), "proteins": 20 * len(taxa), "latents": like.latents}
+    tested = dict.fromkeys(("tested_pairs", "untested_pairs", "significant_pairs"), count)
+    tested |= {"significant_pairs_dependent": 1, "taxonomic_latents": 1, "permutations": 0}
+    return counts | tested | {"naive_latents": 5, "naive_taxa": 3}
 
 
 def _concepts(work: Path, latents: int, generator: np.random.Generator) -> dict[str, Any]:
@@ -243,11 +255,13 @@ def _concepts(work: Path, latents: int, generator: np.random.Generator) -> dict[
             "f1_low": [0.2, 0.6, 0.0],
             "f1_high": [0.6, 0.8, 0.3],
             "trivial_f1": [0.1, 0.7, 0.1],
+            "validation_trivial_f1": [0.1, 0.7, 0.1],
             "auroc": [0.8, 0.9, 0.6],
         },
     ).write_parquet(work / tables.CONCEPTS)
     (work / tables.CONCEPT_COMPARISON).write_bytes(_PNG)
-    return {}
+    pooled = {"level": "protein", "concepts": 2, "pooled_f1": 0.5}
+    return {"pooled": [pooled | {"pooled_f1_low": 0.4, "pooled_f1_high": 0.6}]}
 
 
 def _clusters(work: Path, latents: int, generator: np.random.Generator) -> dict[str, Any]:
@@ -368,7 +382,7 @@ def _summary(
         "top_residue_share": 0.6 if residues else None,
         "top_residue_background": 0.07 if residues else None,
         "residues": [[1 / 26] * 26] * like.latents if residues else None,
-        **_additions(like.latents, generator),
+        **_additions(like, generator),
     }
     table = table.with_columns(
         **{
@@ -384,8 +398,10 @@ def _column(value: Any, count: int) -> pl.Series:
     return pl.Series(value if isinstance(value, list | np.ndarray) else [value] * count)
 
 
-def _additions(count: int, generator: np.random.Generator) -> dict[str, Any]:
+def _additions(like: MadeUp, generator: np.random.Generator) -> dict[str, Any]:
+    count = like.latents
     number = np.arange(count)
+    stable = number % 3 == 0
     kinds = ("family", "residue", "concept", "taxon", None)
     labels = ("Kinase", "lysine", "N-glycosylation sites", "Homo sapiens", None)
     return dict.fromkeys(tables.SUMMARY_ADDITIONS) | {
@@ -407,11 +423,11 @@ def _additions(count: int, generator: np.random.Generator) -> dict[str, Any]:
         "nearest_latent": (number + 1) % count,
         "nearest_cosine": generator.random(count),
         "stability_cosine": generator.random(count),
-        "stability_correlation": generator.random(count),
-        "stable": number % 3 == 0,
-        "similarity_clusters": 9,
-        "similarity_entropy": generator.random(count),
-        "memory": number % 11 == 0,
+        "stability_correlation": np.where(stable, 0.9, generator.random(count)),
+        "stable": stable,
+        "similarity_clusters": 9 if like.families else None,
+        "similarity_entropy": generator.random(count) if like.families else None,
+        "memory": number % 11 == 0 if like.families else None,
         "label": [labels[place % 5] for place in number],
         "label_kind": [kinds[place % 5] for place in number],
         "label_score": [None if place % 5 == 4 else 0.25 + place % 3 / 4 for place in number],

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from esm_sae.analysis import compute_activations
+from esm_sae.analysis.concepts.labels import universe_path
 from esm_sae.formats.analysis_tables import (
     ANNOTATION_SCHEMA,
     CONCEPT_SCHEMA,
@@ -130,8 +131,13 @@ def write_concepts(folder: Path, concepts: Sequence[dict[str, Any]]) -> Path:
     return produce_folder(folder, kind="c", determinants={"c": list(concepts)}, build=build).path
 
 
-def write_annotations(path: Path, rows: Sequence[tuple[str, str, str]]) -> Path:
-    """Write annotations: source, concept, id."""
+def write_annotations(
+    path: Path, rows: Sequence[tuple[str, str, str]], in_uniprot: Sequence[str] = ()
+) -> Path:
+    """Write annotations (source, concept, id), and beside them the proteins UniProt speaks of."""
     content = [(*row, None, None) for row in rows]
     pl.DataFrame(content, schema=ANNOTATION_SCHEMA, orient="row").write_parquet(path)
+    universe = {"source": ["uniprot"] * len(in_uniprot), "sequence_id": list(in_uniprot)}
+    schema = {"source": pl.String, "sequence_id": pl.String}
+    pl.DataFrame(universe, schema=schema).write_parquet(universe_path(path))
     return path

@@ -1,5 +1,6 @@
 import itertools
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from esm_sae.formats.analysis_tables import (
     PROTEIN_LATENT_SCHEMA,
     RESIDUE_LATENT_SCHEMA,
 )
+from esm_sae.formats.manifest import identity_of, manifest_beside, produce_files
 from own_proteins import (
     LATENTS,
     LetterRows,
@@ -165,6 +167,42 @@ def test_candidates_fire_and_lack_the_annotation(run: dict[str, Path], tmp_path:
     assert (counts["concepts_sought"], counts["candidates"]) == (3, 2)
 
 
+def test_only_proteins_that_were_looked_up_lack_a_concept_of_uniprot(
+    run: dict[str, Path], tmp_path: Path
+) -> None:
+    concepts = write_concepts(
+        tmp_path / "concepts",
+        [{"concept": "keyword: Kinase", "source": "uniprot"}, {"concept": "kinase"}],
+    )
+    annotations = write_annotations(
+        tmp_path / "a.parquet",
+        [("uniprot", "keyword: Kinase", "P4"), ("name", "kinase", "P4")],
+        in_uniprot=["P4", "P2"],
+    )
+    given = run | {"concepts": concepts, "annotations": annotations}
+    product = describe_proteins(**given, output_folder=tmp_path / "out")
+    table = _read(product.path, "candidates")
+    found = {(row["source"], row["sequence_id"]) for row in table.iter_rows(named=True)}
+    # The name of the first is read from its header, so that it was looked up.
+    assert found == {("uniprot", "P2"), ("name", "tr|P00001|A_X"), ("name", "P2")}
+    counts = product.manifest.summary
+    assert (counts["not_looked_up"], counts["proteins_not_looked_up"]) == (1, 1)
+    # The universe decides: another makes another output.
+    write_annotations(tmp_path / "b.parquet", [])
+    (tmp_path / "b.universe.parquet").replace(tmp_path / "a.universe.parquet")
+    other = describe_proteins(**given, output_folder=tmp_path / "out")
+    assert other.manifest.summary["not_looked_up"] == 2
+
+
+def test_rows_of_another_pooling_are_refused(run: dict[str, Path], tmp_path: Path) -> None:
+    means = write_activations(tmp_path / "means", REFERENCE, pooling="mean")
+    with pytest.raises(InputError, match=r"differ in pooling \(mean and residue\)"):
+        describe_proteins(**run | {"reference": means}, output_folder=tmp_path / "out")
+    own = write_activations(tmp_path / "own_means", PROTEINS, pooling="mean")
+    with pytest.raises(InputError, match=r"differ in pooling \(residue and mean\)"):
+        describe_proteins(**run | {"activations": own}, output_folder=tmp_path / "out")
+
+
 def test_thresholds_of_drawn_residues_are_not_passed_by_chance(
     run: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -209,6 +247,24 @@ def test_a_summary_without_labels_is_refused(run: dict[str, Path], tmp_path: Pat
             describe_proteins(
                 **run | {"summary": tmp_path / f"{name}.parquet"}, output_folder=tmp_path / "out"
             )
+
+
+def test_a_summary_of_other_activations_is_refused(run: dict[str, Path], tmp_path: Path) -> None:
+    for name, activations in (("own", run["reference"]), ("other", run["activations"])):
+        summary = tmp_path / f"{name}.parquet"
+        produce_files(
+            [summary],
+            manifest=manifest_beside(summary),
+            kind="feature_summary",
+            determinants={"activations": identity_of(activations)},
+            build=lambda paths: shutil.copyfile(run["summary"], paths[0]) and {},
+        )
+        given = run | {"summary": summary, "output_folder": tmp_path / "out"}
+        if name == "own":
+            describe_proteins(**given)
+            continue
+        with pytest.raises(InputError, match=r"other.parquet: was made from other activations"):
+            describe_proteins(**given)
 
 
 def test_the_same_bytes_again(run: dict[str, Path], tmp_path: Path) -> None:

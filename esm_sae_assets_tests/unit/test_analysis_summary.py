@@ -246,7 +246,9 @@ def test_the_best_concept_is_chosen_on_validation_of_those_that_can_be_judged(
     concepts.append(("sequence", "N-X-S/T", "residue", True, 0.1))
     # Nearly every protein has it somewhere, so that a latent that fires everywhere has a high F1.
     concepts.append(("sequence", "N-X-S/T", "protein", True, 0.95))
-    columns = ["source", "concept", "level", "eligible", "trivial_f1"]
+    # All bear it: nothing can mark it.
+    concepts.append(("word", "protein", "protein", True, 1.0))
+    columns = ["source", "concept", "level", "eligible", "validation_trivial_f1"]
     schema = {name: tables.CONCEPT_SCHEMA[name] for name in columns}
     pl.DataFrame(concepts, schema=schema, orient="row").write_parquet(tmp_path / tables.CONCEPTS)
     scores = [
@@ -258,6 +260,9 @@ def test_the_best_concept_is_chosen_on_validation_of_those_that_can_be_judged(
         (1, concepts[3], 0.9, 0.9),
         (2, concepts[0], 0.0, 0.9),
         (3, concepts[0], 0.4, None),
+        (3, concepts[4], 1.0, 1.0),
+        # Less than a fifth of the way from calling everything to 1.
+        (4, concepts[0], 0.25, 0.9),
     ]
     names = ["latent", "source", "concept", "level", "validation_f1", "test_f1", "auroc"]
     schema = {name: tables.FEATURE_CONCEPT_SCHEMA[name] for name in names}

@@ -1,4 +1,5 @@
 import json
+import re
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,9 @@ import polars as pl
 import pytest
 
 from esm_sae import analyze
+from esm_sae.data import bundled_clusters
 from esm_sae.formats.checkpoint import SAEConfig, write_checkpoint, write_config
+from esm_sae.storage import sha256_of
 
 SIZES = {"Homo sapiens": 6, "Mus musculus": 5, "Lonely": 1}
 
@@ -157,3 +160,55 @@ def test_help_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         analyze.main(["--help"])
     assert "python -m esm_sae.analyze --clusters" in capsys.readouterr().out
+
+
+def test_the_split_is_that_of_the_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], write_clusters: Any
+) -> None:
+    clusters, _, _ = write_clusters(tmp_path / "in", SIZES)
+    bundled = sha256_of(bundled_clusters())
+    for name, table in (("bundled", bundled), ("other", "0" * 64)):
+        split = {"seed": 3, "similarity_clusters": table}
+        _write_sae(tmp_path / name, config={"pooling": "mean", "training": {"split": split}})
+    arguments = ["--clusters", str(clusters), "--quiet", "--output", str(tmp_path / "out")]
+    assert analyze.main([*arguments, "--checkpoint", str(tmp_path / "bundled")]) == 0
+    determinants = json.loads((tmp_path / "out/concepts/manifest.json").read_text())["determinants"]
+    assert determinants["split_seed"] == 3
+    assert determinants["similarity_clusters"] == bundled
+    seeded = ["--checkpoint", str(tmp_path / "bundled"), "--split_seed", "0"]
+    for wrong in (seeded, ["--checkpoint", str(tmp_path / "other")]):
+        capsys.readouterr()
+        assert analyze.main([*arguments, *wrong]) == 2
+        assert re.search("another split|name their table", capsys.readouterr().err)
+
+
+def test_proteins_that_cannot_stand_in_a_fasta_file_are_told_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], write_clusters: Any
+) -> None:
+    clusters, _, _ = write_clusters(tmp_path / "in", SIZES)
+    content = json.loads(clusters.read_text())
+    clusters.with_suffix(".parquet").unlink(missing_ok=True)
+    entries = content["Homo sapiens"]
+    entries[0]["sequence"], entries[1]["sequence"] = "", "MK*L"
+    entries[2]["header"] += "\n>P9 injected"
+    clusters.write_text(json.dumps(content))
+    _write_sae(tmp_path / "L24_k4", config={"pooling": "mean"})
+    arguments = ["--clusters", str(clusters), "--checkpoint", str(tmp_path / "L24_k4")]
+    assert analyze.main([*arguments, "--quiet", "--output", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert f"{clusters}: 3 proteins have no id" in printed
+    assert "no protein families are known" in printed
+    assert (tmp_path / "out/sequences.fasta").read_text().count(">") == 9
+
+
+def test_annotations_that_are_not_there_are_told_of_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], write_clusters: Any
+) -> None:
+    clusters, _, _ = write_clusters(tmp_path / "in", SIZES)
+    _write_sae(tmp_path / "L24_k4", config={"pooling": "mean"})
+    arguments = ["--clusters", str(clusters), "--checkpoint", str(tmp_path / "L24_k4")]
+    output = tmp_path / "out"
+    wrong = ["--annotations", str(tmp_path / "none.tsv"), "--output", str(output)]
+    assert analyze.main([*arguments, *wrong]) == 2
+    assert "none.tsv: no such file" in capsys.readouterr().err
+    assert not output.exists()

@@ -62,6 +62,7 @@ def test_page_carries_proteins_latents_and_residues(
     assert (distance, others) == (3, [1, level, 1, level])
     assert data["latents"]["label"][places.index(0)] == HOSTILE
     assert [row[1] for row in data["candidates"]] == ["tr|P00001|A_X", "P2", "P4"]
+    assert "Left out" not in product.path.read_text()
     assert product.manifest.summary == {"proteins": 4, "proteins_shown": 4}
 
 
@@ -86,6 +87,23 @@ def test_a_page_of_many_proteins_shows_the_candidates_first(
     for entries in data["shown"]:
         assert 5 in [data["latents"]["latent"][entry[0]] for entry in entries]
     assert "3 of 4 are on this page" in product.path.read_text()
+
+
+def test_the_page_says_what_was_not_looked_up(tmp_path: Path) -> None:
+    own = write_activations(tmp_path / "own", PROTEINS)
+    concept = {"concept": "Kinase", "source": "uniprot"}
+    for known, candidates in (["P2"], 1), ([], 0):
+        folder = describe_proteins(
+            own,
+            tmp_path / "described",
+            concepts=write_concepts(tmp_path / "concepts", [concept]),
+            annotations=write_annotations(tmp_path / "a.parquet", [], in_uniprot=known),
+        ).path
+        page = write_protein_report(tmp_path / "r.html", described=folder, activations=own).path
+        assert len(_data(page)["candidates"]) == candidates
+        left_out = 3 - candidates
+        sentence = f"Left out: {left_out} for concepts of UniProt, on {left_out} proteins that were"
+        assert sentence in page.read_text()
 
 
 def test_rows_that_are_proteins_have_no_sequence(tmp_path: Path) -> None:

@@ -254,6 +254,68 @@ def test_concepts_are_eligible_and_told_better_than_by_calling_everything(
     assert "Rare family" not in text
 
 
+def test_a_latent_is_found_from_another_seed_one_to_one_or_not_one_to_one(
+    run: dict[str, Path], page: _Page
+) -> None:
+    latents, summary = page.data["latents"], _summary(run)
+    for row in summary.iter_rows(named=True):
+        again = latents["again"][row["latent"]]
+        cosine, correlation = row["stability_cosine"], row["stability_correlation"]
+        if row["stable"] is None:
+            assert again is None
+            continue
+        found = "found, not one to one" if max(cosine, correlation) > 0.7 else "not found"
+        assert again == ("stable" if row["stable"] else found)
+        assert latents["stabilityCosine"][row["latent"]] == pytest.approx(cosine, rel=1e-3)
+        assert latents["stabilityCorrelation"][row["latent"]] == pytest.approx(
+            correlation, rel=1e-3
+        )
+    assert set(latents["again"]) == {"stable", "found, not one to one", "not found", None}
+
+
+def test_a_bound_is_shown_as_its_label_has_it(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    summary = _summary(run).with_columns(label_threshold=pl.lit(4.28474, pl.Float32))
+    summary.write_parquet(run["summary"])
+    assert {f"{bound:.3g}" for bound in _Page(_write(run)).data["latents"]["threshold"]} == {"4.28"}
+
+
+def test_families_are_spoken_of_only_where_they_are_known(
+    run: dict[str, Path], page: _Page, tmp_path: Path
+) -> None:
+    promises = (
+        "enriched in a taxon, in 3 families or more",
+        "similarity cluster counts once per taxon",
+        "in several families",
+        "few families per taxon",
+        "Similarity clusters are never split",
+        "over similarity clusters",
+        "of other similarity clusters",
+        "Similarity clusters catch relatives",
+        "90% of the activation in one family",
+    )
+    warnings = ("Families are not controlled for", "Relatives are not kept apart")
+    known = run["summary"].with_name("report.html").read_text()
+    assert all(promise in known for promise in promises)
+    assert not any(warning in known for warning in warnings)
+    path = _write(write_run(tmp_path, MadeUp(families=False)))
+    text = path.read_text()
+    assert not any(promise in text for promise in promises)
+    assert [text.count(warning) for warning in warnings] == [1, 1]
+    assert "enriched in a taxon, in 3 proteins or more" in text
+    assert [page.data["families"], _Page(path).data["families"]] == [True, False]
+
+
+def test_baselines_are_spoken_of_only_where_the_figure_has_them(
+    run: dict[str, Path], page: _Page, tmp_path: Path
+) -> None:
+    claim = "it holds the same search over raw dimensions"
+    assert claim in run["summary"].with_name("report.html").read_text()
+    text = _write(write_run(tmp_path, MadeUp(baselines=False))).read_text()
+    assert claim not in text
+    assert "nothing else was searched" in text
+
+
 def test_near_duplicates_are_shown_at_both(page: _Page) -> None:
     near = page.data["near"]
     assert near[0] == [[2, 0.95, None], [1, 0.9, 0.5]]

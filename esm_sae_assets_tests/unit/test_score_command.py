@@ -1,3 +1,4 @@
+import json
 import runpy
 from pathlib import Path
 from typing import Any
@@ -52,10 +53,10 @@ def _score(fasta: Path, sae: Path, output: Path, *options: object) -> int:
     return score.main([*map(str, arguments), "--quiet", *map(str, options)])
 
 
-def _analysis(folder: Path, fasta: Path, sae: Path) -> Path:
+def _analysis(folder: Path, fasta: Path, sae: Path, pooling: str = "residue") -> Path:
     """Write the parts of an analysis that the command reads, of the same proteins."""
     shards = folder / "shards"
-    options = "--pooling residue --model toy --device cpu --quiet"
+    options = f"--pooling {pooling} --model toy --device cpu --quiet"
     embed_uniref.main(["--fasta", str(fasta), "--output", str(shards), *options.split()])
     compute_activations(
         load_checkpoint(sae), open_shards(shards), folder / "activations", fasta=fasta
@@ -186,6 +187,128 @@ def test_an_analysis_of_another_checkpoint_is_refused_first(
         assert _score(fasta, other, tmp_path / "out", "--analysis", folder) == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("analysed", "own"), [("residue", "mean"), ("mean", "residue")])
+def test_poolings_are_not_mixed(
+    write_fasta: Any,
+    write_sae: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    analysed: str,
+    own: str,
+) -> None:
+    fasta, sae = write_fasta(RECORDS), write_sae()
+    analysis = _analysis(tmp_path / "analysis", fasta, sae, analysed)
+    options = ["--model", "toy", "--analysis", analysis]
+    assert _score(fasta, sae, tmp_path / "mixed", *options, "--pooling", own) == 2
+    assert f"differ in pooling ({analysed} and {own})" in capsys.readouterr().err
+    assert not (tmp_path / "mixed").exists()
+    # What the checkpoint does not record is that of the analysis.
+    assert _score(fasta, sae, tmp_path / "out", *options) == 0
+    assert open_shards(tmp_path / "out" / "embeddings").provenance.pooling == analysed
+
+
+@pytest.mark.parametrize(
+    ("recorded", "options", "message"),
+    [
+        ({"layer": 1}, ["--layer", "0"], "differ in layer (1 and 0)"),
+        ({"encoder": "other"}, [], "differ in encoder (other and toy)"),
+        ({"weights_sha256": "f" * 64}, [], "differ in encoder weights (ffff"),
+    ],
+)
+def test_an_analysis_of_other_rows_is_refused(
+    write_fasta: Any,
+    write_sae: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    recorded: dict[str, Any],
+    options: list[str],
+    message: str,
+) -> None:
+    fasta, sae = write_fasta(RECORDS), write_sae()
+    analysis = _analysis(tmp_path / "analysis", fasta, sae)
+    path = analysis / "activations" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["determinants"]["config"] |= recorded
+    path.write_text(json.dumps(manifest))
+    options = ["--model", "toy", "--analysis", str(analysis), *options]
+    assert _score(fasta, sae, tmp_path / "out", *options) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_annotations_need_concepts_and_a_file(
+    write_fasta: Any, write_sae: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fasta, sae = write_fasta(RECORDS), write_sae(**RECORDED)
+    annotations = ["--annotations", tmp_path / "none.tsv"]
+    assert _score(fasta, sae, tmp_path / "out", *annotations) == 2
+    assert "--annotations needs --analysis" in capsys.readouterr().err
+    analysis = _analysis(tmp_path / "analysis", fasta, sae)
+    assert _score(fasta, sae, tmp_path / "out", *annotations, "--analysis", analysis) == 2
+    assert "has no concepts" in capsys.readouterr().err
+    write_concepts(analysis / "concepts", [{"concept": "kinase"}])
+    assert _score(fasta, sae, tmp_path / "out", *annotations, "--analysis", analysis) == 2
+    assert "none.tsv: no such file" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_only_what_was_looked_up_is_a_candidate_for_a_concept_of_uniprot(
+    write_fasta: Any, write_sae: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fasta, sae, output = write_fasta(RECORDS), write_sae(**RECORDED), tmp_path / "out"
+    analysis = _analysis(tmp_path / "analysis", fasta, sae)
+    concept = {"concept": "keyword: Kinase", "source": "uniprot", "threshold": 1e-6}
+    pairs = pl.read_parquet(analysis / "activations" / "proteins.parquet")
+    concept["latent"] = pairs.group_by("latent").len().filter(pl.col("len") == 3)["latent"].min()
+    write_concepts(analysis / "concepts", [concept])
+    assert _score(fasta, sae, output, "--analysis", analysis) == 0
+    printed = capsys.readouterr().out
+    assert "0 candidates on 0 proteins for 1 concepts" in printed
+    assert "not looked up in UniProt: 3 more, on 3 proteins" in printed
+    export = tmp_path / "export.tsv"
+    export.write_text("Entry\tKeywords\nP00001\tKinase\nP2\tMembrane\n")
+    options = ["--analysis", analysis, "--annotations", export]
+    assert _score(fasta, sae, output, *options) == 0
+    printed = capsys.readouterr().out
+    assert "not looked up in UniProt: 1 more, on 1 proteins" in printed
+    candidates = pl.read_parquet(output / "proteins" / "candidates.parquet")
+    assert "P3" not in candidates["sequence_id"]
+    assert "P2" in candidates["sequence_id"]
+
+
+def test_a_run_without_an_analysis_takes_the_annotations_of_the_last_away(
+    write_fasta: Any, write_sae: Any, tmp_path: Path
+) -> None:
+    fasta, sae, output = write_fasta(RECORDS), write_sae(**RECORDED), tmp_path / "out"
+    analysis = _analysis(tmp_path / "analysis", fasta, sae)
+    write_concepts(analysis / "concepts", [{"concept": "kinase"}])
+    assert _score(fasta, sae, output, "--analysis", analysis) == 0
+    assert len(list(output.glob("annotations*"))) == 3
+    (output / "annotations.mine.txt").write_text("notes")
+    assert _score(fasta, sae, output) == 0
+    assert [path.name for path in output.glob("annotations*")] == ["annotations.mine.txt"]
+    assert not (output / "proteins" / "candidates.parquet").exists()
+    # What someone has put in its place stays.
+    assert _score(fasta, sae, output, "--analysis", analysis) == 0
+    (output / "annotations.parquet").write_text("mine")
+    assert _score(fasta, sae, output) == 0
+    assert (output / "annotations.parquet").read_text() == "mine"
+
+
+@pytest.mark.filterwarnings("always::UserWarning")
+def test_nucleotides_are_warned_of(
+    write_fasta: Any, write_sae: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sae = write_sae(**RECORDED)
+    dna = write_fasta([("G1", "ATGGCNTTACGGATTACCAG"), ("G2", "acguacguccgauuacgnac")])
+    assert _score(dna, sae, tmp_path / "out") == 0
+    [warning] = capsys.readouterr().err.splitlines()
+    assert warning.startswith(f"warning: {dna}: 100% of its letters are A, C, G, T, U or N")
+    # One protein of such letters among others is none.
+    assert _score(write_fasta([*RECORDS, ("P4", "GAGAGA")]), sae, tmp_path / "proteins") == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_long_proteins_are_embedded_in_windows_or_left_out(

@@ -98,12 +98,15 @@ def centroids(sample: np.ndarray, count: int, *, seed: int) -> Features:
         seed: of the first centroids and the batches.
     """
     from sklearn.cluster import MiniBatchKMeans
+    from threadpoolctl import threadpool_limits
 
     distinct = len({row.tobytes() for row in sample})
     centre = sample.mean(axis=0, dtype=np.float64).astype(np.float32)
-    fitted = MiniBatchKMeans(
-        min(count, distinct), batch_size=4_096, max_iter=10, random_state=seed
-    ).fit(sample - centre)
+    # More threads add up in another order, which decides when it stops.
+    with threadpool_limits(1):
+        fitted = MiniBatchKMeans(
+            min(count, distinct), batch_size=4_096, max_iter=10, random_state=seed
+        ).fit(sample - centre)
     points = np.ascontiguousarray(fitted.cluster_centers_, dtype=np.float32)
     squares = np.einsum("nd,nd->n", points, points)
 

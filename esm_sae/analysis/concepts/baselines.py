@@ -30,6 +30,7 @@ from esm_sae.analysis.concepts.sequence_features import (
     letters,
 )
 from esm_sae.analysis.encoder import EmbeddingRows, SparseEncoder
+from esm_sae.analysis.held_out import require_held_out
 from esm_sae.analysis.residues import sequences_of
 from esm_sae.errors import InputError
 from esm_sae.formats.analysis_tables import (
@@ -42,7 +43,7 @@ from esm_sae.formats.checkpoint import require_same_embeddings
 from esm_sae.formats.manifest import Product, identity_of, produce_folder
 from esm_sae.progress import progress
 from esm_sae.split import (
-    cluster_ids_of,
+    cluster_numbers_of,
     read_similarity_clusters,
     similarity_clusters_path,
     splits_of,
@@ -119,15 +120,18 @@ def score_baselines(
         seed: of k-means and the bootstrap.
 
     Raises:
-        InputError: an SAE is not of these rows' kind, the untrained encoder's rows are of other
-            proteins, the annotations say nothing of these proteins, the FASTA file lacks one, no
-            protein is in training, a row holds NaN or infinity, or ``min_positives`` is below 1.
+        InputError: an SAE is not of these rows' kind or trained with another split, the untrained
+            encoder's rows are of other proteins, the annotations say nothing of these proteins,
+            the FASTA file lacks one, no protein is in training, a row holds NaN or infinity, or
+            ``min_positives`` is below 1.
     """
     if min_positives < 1:
         raise InputError(f"min_positives is {min_positives}; give 1 or more")
     for given, encoders in [(rows, random), *([untrained] if untrained else [])]:
-        for sae in encoders.values():
+        for k, sae in encoders.items():
             require_same_embeddings(sae.config, given.provenance, given.width, name_of(given))
+            training = sae.config.training
+            require_held_out(f"the SAE of k = {k}", training, similarity_clusters, split_seed)
     if untrained is not None:
         _require_same_rows(rows, untrained[0])
     clusters = similarity_clusters
@@ -153,7 +157,7 @@ def score_baselines(
         proteins = proteins_in(rows)
         known = None if clusters is None else read_similarity_clusters(clusters)
         ids = proteins.ids.to_list()
-        held = Held(splits_of(ids, known, seed=split_seed), cluster_ids_of(ids, known))
+        held = Held(splits_of(ids, known, seed=split_seed), cluster_numbers_of(ids, known))
         _require_training(rows, held)
         levels = [judge_proteins(annotations, proteins, held, min_positives)]
         residues = int(proteins.sizes[held.splits != "train"].sum())
@@ -264,7 +268,7 @@ def _summary(levels: Sequence[JudgedConcepts], held: Held, table: pl.DataFrame) 
         "proteins": len(held.splits),
         "validation_proteins": int((held.splits == "validation").sum()),
         "test_proteins": int((held.splits == "test").sum()),
-        "test_clusters": len(np.unique(held.clusters[held.splits == "test"].astype(str))),
+        "test_clusters": len(np.unique(held.clusters[held.splits == "test"])),
         "judged_proteins": int(proteins.held_out.sum()),
         "levels": {
             judged.level: {

@@ -21,7 +21,7 @@ from esm_sae.formats.analysis_tables import (
 from esm_sae.formats.manifest import Product, identity_of, produce_folder, read_manifest
 from esm_sae.split import similarity_clusters_path
 
-_ALGORITHM = "concepts-1"
+_ALGORITHM = "concepts-2"
 _TOP = 10
 
 
@@ -50,7 +50,8 @@ def score_concepts(
     - ``concepts.parquet``, sorted by level, source and concept: how many positives it has and in
       how many similarity clusters, eligible, and where it is the latent chosen, threshold,
       validation_f1, test_f1 with its 95% interval f1_low and f1_high (``pooled_f1``) and auroc; and
-      trivial_f1, which calling every unit would have: of a common concept that is high.
+      trivial_f1, which calling every unit would have: of a common concept that is high
+      (validation_trivial_f1: the same of validation).
       latent is null where none fires on a positive of validation; test_f1 is 0 then.
     - ``feature_concepts.parquet``, sorted by level, latent, source and concept: a row for each
       latent and eligible concept on whose validation positives the latent fires, with its

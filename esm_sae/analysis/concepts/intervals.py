@@ -61,7 +61,7 @@ def hits_of(
     Returns:
         The counts and the number of clusters in test.
     """
-    names, number = np.unique(clusters[test].astype(str), return_inverse=True)
+    names, number = np.unique(clusters[test], return_inverse=True)
     number_of = np.full(len(test), -1, dtype=np.int64)
     number_of[test] = number
     concepts = max(labels.concept_count, 1)

@@ -142,7 +142,7 @@ def concept_counts(
         validation_clusters, test_clusters, eligible.
     """
     labels = concepts.labels
-    number_of_cluster = np.unique(clusters.astype(str), return_inverse=True)[1]
+    number_of_cluster = np.unique(clusters, return_inverse=True)[1]
 
     def spanned(units: np.ndarray) -> np.ndarray:
         unit, concept, _ = labels.entries(units)

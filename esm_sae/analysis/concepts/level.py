@@ -86,6 +86,7 @@ def score_level(
         pl.Series("f1_low", f1.concept_low),
         pl.Series("f1_high", f1.concept_high),
         pl.Series("trivial_f1", _trivial_f1(labels, test, positives[1])),
+        pl.Series("validation_trivial_f1", _trivial_f1(labels, validation, positives[0])),
         pl.Series("auroc", best.auroc),
     ).fill_nan(None)
     table = counts.join(chosen, on=["source", "concept"], how="left", maintain_order="left")
@@ -96,10 +97,10 @@ def score_level(
     )
 
 
-def _trivial_f1(labels: Labels, test: np.ndarray, positives: np.ndarray) -> np.ndarray:
-    """Return the F1 of calling every unit of test."""
-    everything = labels.within(test).sum(axis=0)[labels.source_of]
-    return f1_of(labels.bearers(test), everything, positives, positives)[2]
+def _trivial_f1(labels: Labels, units: np.ndarray, positives: np.ndarray) -> np.ndarray:
+    """Return the F1 of calling every one of some units."""
+    everything = labels.within(units).sum(axis=0)[labels.source_of]
+    return f1_of(labels.bearers(units), everything, positives, positives)[2]
 
 
 def _rows(

@@ -16,10 +16,11 @@ from esm_sae.analysis.concepts.labels import (
     residue_labels,
 )
 from esm_sae.analysis.concepts.scores import Ranked, rank_pairs
+from esm_sae.analysis.held_out import require_held_out_activations
 from esm_sae.analysis.queries import activation_parts, scan_activations
 from esm_sae.errors import InputError
 from esm_sae.formats.analysis_tables import BY_ROW, LATENTS, PROTEINS, SEQUENCES
-from esm_sae.split import cluster_ids_of, read_similarity_clusters, splits_of
+from esm_sae.split import cluster_numbers_of, read_similarity_clusters, splits_of
 
 _ENTRIES_AT_ONCE = 16_000_000
 _SCORES_AT_ONCE = 4_000_000
@@ -32,7 +33,7 @@ class RunProteins(NamedTuple):
         folder: of the activations.
         sequence_ids: id of each protein.
         splits: train, validation or test, of each protein.
-        clusters: similarity cluster of each protein.
+        clusters: number of each protein's similarity cluster.
         residues: whether a row is a residue.
     """
 
@@ -51,7 +52,7 @@ class Units(NamedTuple):
         protein: number of each unit's protein, (U).
         row: of residues the number of each unit's row, ascending; of proteins None.
         splits: of each unit.
-        clusters: similarity cluster of each unit.
+        clusters: number of each unit's similarity cluster.
         concepts: which units bear which concepts.
     """
 
@@ -69,11 +70,13 @@ def open_run(
     """Read which proteins a run has, and how they are split.
 
     Raises:
-        InputError: the folder holds no activations, or the similarity clusters cannot be read.
+        InputError: the folder holds no activations, its SAE was trained with another split, or
+            the similarity clusters cannot be read.
     """
     path = Path(folder)
     if not (path / BY_ROW).is_dir() or not (path / SEQUENCES).is_file():
         raise InputError(f"{path}: holds no activations; name a folder by compute_activations")
+    require_held_out_activations(path, similarity_clusters, split_seed)
     known = {} if similarity_clusters is None else read_similarity_clusters(similarity_clusters)
     ids = pl.read_parquet(path / SEQUENCES, columns=["sequence_id"])["sequence_id"]
     some = scan_activations(path).select("position").head(1).collect()["position"]
@@ -81,7 +84,7 @@ def open_run(
         path,
         ids,
         splits_of(ids.to_list(), known, seed=split_seed),
-        cluster_ids_of(ids.to_list(), known),
+        cluster_numbers_of(ids.to_list(), known),
         residues=len(some) > 0 and some[0] is not None,
     )
 

@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 
 from esm_sae import storage
+from esm_sae.analysis.held_out import require_held_out_activations
 from esm_sae.analysis.latents.directions import DecodingSAE, directions_of, live_latents
 from esm_sae.analysis.latents.layout import latent_map
 from esm_sae.analysis.latents.map_figure import latent_map_figure
@@ -63,14 +64,16 @@ def cluster_latents(
         seed: of the map's layout, and of the permutation that tells how many mark by chance.
 
     Raises:
-        InputError: the activations are another SAE's, a table is not of its kind, none of the
-            clustered proteins has activations, or ``min_cluster_size`` is below 2.
+        InputError: the activations are another SAE's, the SAE was trained with another split, a
+            table is not of its kind, none of the clustered proteins has activations, or
+            ``min_cluster_size`` is below 2.
     """
     activations = Path(activations_folder)
     table = None if cluster_table is None else Path(cluster_table)
     summary = None if cluster_summary is None else Path(cluster_summary)
     _require_sizes(min_cluster_size)
     _require_own(sae, activations)
+    require_held_out_activations(activations, similarity_clusters, split_seed)
     determinants = {
         "sae": sae.fingerprint,
         "activations": identity_of(activations),

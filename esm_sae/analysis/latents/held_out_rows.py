@@ -1,6 +1,6 @@
 """The rows that no training saw, and the activations of several SAEs on them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,7 +11,7 @@ from esm_sae.analysis.entries import BATCH_ROWS, encode_entries
 from esm_sae.analysis.latents.correlation import LatentColumns, latent_columns
 from esm_sae.errors import InputError
 from esm_sae.progress import progress
-from esm_sae.split import read_similarity_clusters, similarity_clusters_path, splits_of
+from esm_sae.split import read_similarity_clusters, splits_of
 
 _INDEX_ROWS = 1 << 20
 
@@ -22,37 +22,6 @@ class SelectableRows(EmbeddingRows, Protocol):
     def rows_at(self, indices: np.ndarray) -> np.ndarray:
         """Return the rows of these numbers, (n, D) float32."""
         ...
-
-
-def require_held_out(
-    saes: Mapping[str, SparseEncoder],
-    similarity_clusters: storage.PathLike | None,
-    split_seed: int,
-) -> None:
-    """Refuse SAEs that were trained with another split; what an SAE does not tell passes.
-
-    Args:
-        saes: the SAEs by the names that an error calls them.
-        similarity_clusters: table of the proteins' similarity clusters, ``"bundled"`` or None.
-        split_seed: of the split.
-
-    Raises:
-        InputError: the SAE records another split, so that it may have seen the held-out rows.
-    """
-    wanted = {
-        "seed": split_seed,
-        "similarity_clusters": None
-        if similarity_clusters is None
-        else storage.sha256_of(similarity_clusters_path(similarity_clusters)),
-    }
-    for name, sae in saes.items():
-        trained = sae.config.training.get("split", wanted)
-        if trained != wanted:
-            raise InputError(
-                f"{name} was trained with another split ({trained}, not {wanted}), so that "
-                "held-out rows may have been trained on; give the similarity clusters and the "
-                "split seed of its training"
-            )
 
 
 def held_out_rows(

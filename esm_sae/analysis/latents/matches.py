@@ -9,13 +9,13 @@ import polars as pl
 
 from esm_sae import storage
 from esm_sae.analysis.encoder import identity_of_encoding
+from esm_sae.analysis.held_out import require_held_out
 from esm_sae.analysis.latents.correlation import LatentColumns
 from esm_sae.analysis.latents.directions import DecodingSAE, directions_of, live_latents
 from esm_sae.analysis.latents.held_out_rows import (
     SelectableRows,
     encode_columns,
     held_out_rows,
-    require_held_out,
 )
 from esm_sae.analysis.latents.match_figure import match_figure
 from esm_sae.analysis.latents.match_tables import (
@@ -96,10 +96,10 @@ def match_latents(
     """
     named = _named(saes, replicates)
     _require_other_seeds(saes, replicates)
-    for sae in named.values():
+    for name, sae in named.items():
         where = getattr(rows, "directory", "embeddings")
         require_same_embeddings(sae.config, rows.provenance, rows.width, where)
-    require_held_out(named, similarity_clusters, split_seed)
+        require_held_out(name, sae.config.training, similarity_clusters, split_seed)
     if max_rows < 1:
         raise InputError(f"max_rows is {max_rows}; at least 1 row has to be used")
     determinants = {

@@ -11,6 +11,7 @@ import polars as pl
 
 from esm_sae import storage
 from esm_sae.analysis.concepts.labels import universe_path
+from esm_sae.analysis.held_out import require_held_out_activations
 from esm_sae.analysis.latent_blocks import latent_blocks
 from esm_sae.analysis.queries import activation_parts
 from esm_sae.analysis.residues import residue_table
@@ -35,7 +36,7 @@ from esm_sae.split import (
 
 TOP_PROTEINS = 10
 
-_ALGORITHM = "summary-2"
+_ALGORITHM = "summary-3"
 _SAYS_NOTHING = re.compile(r"uncharacteri[sz]ed|hypothetical|unknown|predicted protein", re.I)
 _FRAGMENT = re.compile(r"\s*\(Fragment\)$")
 
@@ -88,7 +89,8 @@ def summarise_latents(
         split_seed: of the split.
 
     Raises:
-        InputError: a folder is incomplete, or a table of similarity clusters cannot be read.
+        InputError: a folder is incomplete, the SAE was trained with another split, or a table of
+            similarity clusters cannot be read.
     """
     inputs = _Inputs(
         Path(activations),
@@ -96,6 +98,7 @@ def summarise_latents(
         *(None if path is None else Path(path) for path in (concepts, clusters, matches)),
         annotations=None if annotations is None else Path(annotations),
     )
+    require_held_out_activations(inputs.activations, similarity_clusters, split_seed)
     output = Path(output_parquet)
     own_k = _recorded_k(inputs.activations) if k is None else k
     determinants = inputs.identities() | {

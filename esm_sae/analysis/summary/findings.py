@@ -8,6 +8,7 @@ from esm_sae.formats.analysis_tables import (
     CONCEPTS,
     FEATURE_CONCEPTS,
     LATENT_MAP,
+    LEAST_SKILL,
     MARKED_CLUSTERS,
     NEAR_DUPLICATES,
     STABILITY,
@@ -42,16 +43,16 @@ def best_taxa(taxonomy: Path) -> pl.DataFrame:
 def best_concepts(concepts: Path) -> pl.DataFrame:
     """Return of each latent the eligible concept it marks best on validation.
 
-    Best is by ``concept_skill``, and none without any: a latent that fires everywhere has a high
-    F1 for every motif that most proteins have somewhere. F1 and AUROC are of test. Of equal
-    concepts the first by source, name and level.
+    Best is by ``concept_skill``, and none below ``LEAST_SKILL``: a latent that fires everywhere
+    has a high F1 for every motif that most proteins have somewhere. F1 and AUROC are of test. Of
+    equal concepts the first by source, name and level.
     """
     eligible = pl.scan_parquet(concepts / CONCEPTS).filter("eligible")
     scored = (
         pl.scan_parquet(concepts / FEATURE_CONCEPTS)
-        .join(eligible.select(*_OF_CONCEPT, "trivial_f1"), on=_OF_CONCEPT)
+        .join(eligible.select(*_OF_CONCEPT, "validation_trivial_f1"), on=_OF_CONCEPT)
         .with_columns(concept_skill().alias("skill"))
-        .filter(pl.col("skill") > 0)
+        .filter(pl.col("skill") >= LEAST_SKILL)
     )
     keys = ["skill", *_OF_CONCEPT]
     return _typed(

@@ -73,9 +73,12 @@ class Draft:
 
     @property
     def score(self) -> float | None:
-        """F1 on held-out units; None where fewer than 5 proteins or 25 residues bear the label."""
+        """F1 on held-out units; None where fewer than 5 proteins or 25 residues bear the label.
+
+        Of a taxon too: what calls a latent taxonomic has seen the held-out proteins.
+        """
         enough = self.held_out.bearers >= _FEWEST_HELD_OUT[self.level]
-        return self.held_out.f1 if enough else None
+        return self.held_out.f1 if enough and self.kind != "taxon" else None
 
 
 def f1_of(hits: np.ndarray, bearers: np.ndarray, firing: np.ndarray) -> np.ndarray:
