@@ -168,7 +168,7 @@ def test_a_lost_output_is_made_again_with_the_same_bytes(small_graph):
     assert (folder / "checkpoint_epoch_2.npy").read_bytes() == before
     # The checkpoint, and what is made from it: metrics, comparison, baselines, matches, and six
     # of the analysis; of the other k what reads baselines and matches.
-    assert outcome.materialised == 13
+    assert outcome.materialised == 14
 
 
 def _stale_assets(defs, instance):

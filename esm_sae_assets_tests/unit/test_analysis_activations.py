@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow.parquet
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -107,13 +108,12 @@ def test_files_hold_whole_proteins(
 def test_row_groups_are_small_and_know_their_ranges(
     make_shards: MakeShards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake_sae: Any
 ) -> None:
-    parquet = pytest.importorskip("pyarrow.parquet")
     monkeypatch.setattr(module, "ROW_GROUP", 8)
     monkeypatch.setattr(pairs_module, "ROW_GROUP", 8)
     shards = open_shards(make_shards(14)[0])
     product = compute_activations(fake_sae(**fake_sae.ENCODER), shards, tmp_path / "out")
     for path in (product.path / "proteins.parquet", *activation_parts(product.path)):
-        groups = parquet.ParquetFile(path).metadata
+        groups = pyarrow.parquet.ParquetFile(path).metadata
         assert groups.num_row_groups == -(-groups.num_rows // 8)
         assert groups.row_group(0).column(0).statistics.has_min_max
 
