@@ -12,6 +12,7 @@ import numpy as np
 
 from esm_sae import storage
 from esm_sae.errors import InputError
+from esm_sae.formats.manifest import identity_of
 
 Split = Literal["train", "validation", "test"]
 
@@ -70,6 +71,15 @@ def similarity_clusters_path(source: storage.PathLike) -> storage.PathLike:
     from esm_sae.data import bundled_clusters
 
     return bundled_clusters()
+
+
+def identity_of_clusters(source: storage.PathLike | None) -> str | None:
+    """Return what identifies a table of similarity clusters in a manifest; None of none.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    return None if source is None else identity_of(similarity_clusters_path(source))
 
 
 def read_similarity_clusters(source: storage.PathLike) -> dict[str, str]:

@@ -22,7 +22,7 @@ from esm_sae.formats.manifest import (
     read_manifest,
     require_unclaimed,
 )
-from esm_sae.split import similarity_clusters_path
+from esm_sae.split import identity_of_clusters
 
 _ALGORITHM = "cluster-summary-1"
 _TOP = 10
@@ -91,9 +91,7 @@ def describe_clusters(
     determinants = {
         "table": identity_of(source),
         "points": identity_of(points_path(source)),
-        "similarity_clusters": None
-        if similarity_clusters is None
-        else identity_of(similarity_clusters_path(similarity_clusters)),
+        "similarity_clusters": identity_of_clusters(similarity_clusters),
         "axes": axes,
         "embeddings": embeddings,
         "layout": layout,

@@ -44,8 +44,8 @@ from esm_sae.formats.manifest import Product, identity_of, produce_folder
 from esm_sae.progress import progress
 from esm_sae.split import (
     cluster_numbers_of,
+    identity_of_clusters,
     read_similarity_clusters,
-    similarity_clusters_path,
     splits_of,
 )
 
@@ -143,9 +143,7 @@ def score_baselines(
         "untrained": None
         if untrained is None
         else {"rows": untrained[0].fingerprint, "saes": _identities(untrained[1])},
-        "similarity_clusters": None
-        if clusters is None
-        else identity_of(similarity_clusters_path(clusters)),
+        "similarity_clusters": identity_of_clusters(clusters),
         "latent_dim": latent_dim,
         "split_seed": split_seed,
         "min_positives": min_positives,

@@ -19,7 +19,7 @@ from esm_sae.formats.analysis_tables import (
     concept_skill,
 )
 from esm_sae.formats.manifest import Product, identity_of, produce_folder, read_manifest
-from esm_sae.split import similarity_clusters_path
+from esm_sae.split import identity_of_clusters
 
 _ALGORITHM = "concepts-2"
 _TOP = 10
@@ -86,9 +86,7 @@ def score_concepts(
         "activations": identity_of(activations),
         "annotations": identity_of(annotations),
         "universe": identity_of(universe_path(annotations)),
-        "similarity_clusters": None
-        if similarity_clusters is None
-        else identity_of(similarity_clusters_path(similarity_clusters)),
+        "similarity_clusters": identity_of_clusters(similarity_clusters),
         "baselines": None if baselines is None else identity_of(baselines),
         "split_seed": split_seed,
         "min_positives": min_positives,

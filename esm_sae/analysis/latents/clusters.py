@@ -22,7 +22,7 @@ from esm_sae.formats.analysis_tables import (
     NEAR_DUPLICATES,
 )
 from esm_sae.formats.manifest import Product, identity_of, produce_folder, read_manifest
-from esm_sae.split import similarity_clusters_path
+from esm_sae.split import identity_of_clusters
 
 _ALGORITHM = "latent-clusters-1"
 
@@ -79,9 +79,7 @@ def cluster_latents(
         "activations": identity_of(activations),
         "cluster_table": _identity(table),
         "cluster_summary": _identity(summary),
-        "similarity_clusters": None
-        if similarity_clusters is None
-        else identity_of(similarity_clusters_path(similarity_clusters)),
+        "similarity_clusters": identity_of_clusters(similarity_clusters),
         "split_seed": split_seed,
         "min_cluster_size": min_cluster_size,
         "seed": seed,

@@ -37,9 +37,9 @@ from esm_sae.formats.analysis_tables import (
     STABILITY,
 )
 from esm_sae.formats.checkpoint import require_same_embeddings
-from esm_sae.formats.manifest import Product, identity_of, produce_folder
+from esm_sae.formats.manifest import Product, produce_folder
 from esm_sae.progress import progress
-from esm_sae.split import similarity_clusters_path
+from esm_sae.split import identity_of_clusters
 
 _ALGORITHM = "latent-matches-1"
 
@@ -104,9 +104,7 @@ def match_latents(
         raise InputError(f"max_rows is {max_rows}; at least 1 row has to be used")
     determinants = {
         "saes": {name: identity_of_encoding(sae, rows) for name, sae in named.items()},
-        "similarity_clusters": None
-        if similarity_clusters is None
-        else identity_of(similarity_clusters_path(similarity_clusters)),
+        "similarity_clusters": identity_of_clusters(similarity_clusters),
         "split_seed": split_seed,
         "max_rows": max_rows,
         "seed": seed,

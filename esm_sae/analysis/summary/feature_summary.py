@@ -29,8 +29,8 @@ from esm_sae.formats.manifest import (
 )
 from esm_sae.split import (
     cluster_ids_of,
+    identity_of_clusters,
     read_similarity_clusters,
-    similarity_clusters_path,
     splits_of,
 )
 
@@ -102,9 +102,7 @@ def summarise_latents(
     output = Path(output_parquet)
     own_k = _recorded_k(inputs.activations) if k is None else k
     determinants = inputs.identities() | {
-        "similarity_clusters": None
-        if similarity_clusters is None
-        else identity_of(similarity_clusters_path(similarity_clusters)),
+        "similarity_clusters": identity_of_clusters(similarity_clusters),
         "k": own_k,
         "split_seed": split_seed,
         "algorithm": _ALGORITHM,

@@ -23,8 +23,8 @@ from esm_sae.errors import InputError
 from esm_sae.formats.analysis_tables import HEATMAP, MAPPING, TAXA, TAXONOMY, TAXONOMY_SCHEMA
 from esm_sae.formats.checkpoint import require_same_embeddings
 from esm_sae.formats.headers import parse_header
-from esm_sae.formats.manifest import Product, identity_of, produce_folder
-from esm_sae.split import cluster_ids_of, read_similarity_clusters, similarity_clusters_path
+from esm_sae.formats.manifest import Product, produce_folder
+from esm_sae.split import cluster_ids_of, identity_of_clusters, read_similarity_clusters
 
 _ALGORITHM = "taxonomy-2"
 
@@ -97,9 +97,7 @@ def feature_taxonomy(
     require_same_embeddings(sae.config, rows.provenance, rows.width, rows.directory)
     determinants = identity_of_encoding(sae, rows) | {
         "batch_rows": batch_rows,
-        "similarity_clusters": None
-        if similarity_clusters is None
-        else identity_of(similarity_clusters_path(similarity_clusters)),
+        "similarity_clusters": identity_of_clusters(similarity_clusters),
         "permutations": permutations,
         "seed": seed,
         "algorithm": _ALGORITHM,
