@@ -92,18 +92,27 @@ def test_filters_narrow_the_list(browser: Any, report: Path) -> None:
 def test_keyboard_and_address(browser: Any, report: Path) -> None:
     from selenium.webdriver.common.keys import Keys
 
+    def press(key: str) -> None:
+        browser.switch_to.active_element.send_keys(key)
+
+    def title() -> str:
+        return browser.find_element("id", "detail-title").text
+
+    def title_has_focus() -> bool:
+        return browser.switch_to.active_element.get_attribute("id") == "detail-title"
+
     browser.get(report.as_uri() + "#latent-7")
-    title = browser.find_element("id", "detail-title")
-    assert title.text == "Latent 7"
-    assert browser.switch_to.active_element == title
-    browser.switch_to.active_element.send_keys(Keys.ARROW_RIGHT)
-    following = browser.find_element("id", "detail-title").text
-    assert following != "Latent 7"
-    browser.switch_to.active_element.send_keys(Keys.ARROW_LEFT)
-    browser.switch_to.active_element.send_keys(Keys.ESCAPE)
-    assert not browser.find_element("id", "detail").is_displayed()
-    browser.switch_to.active_element.send_keys(Keys.ENTER)
-    assert browser.find_element("id", "detail").is_displayed()
+    assert title() == "Latent 7"
+    assert title_has_focus()
+    press(Keys.ARROW_RIGHT)
+    # The address decides what is shown, and the browser tells of its change a little later.
+    _wait(browser, lambda: title() != "Latent 7" and title_has_focus())
+    press(Keys.ARROW_LEFT)
+    _wait(browser, lambda: title() == "Latent 7" and title_has_focus())
+    press(Keys.ESCAPE)
+    _wait(browser, lambda: not browser.find_element("id", "detail").is_displayed())
+    press(Keys.ENTER)
+    _wait(browser, lambda: browser.find_element("id", "detail").is_displayed())
     require_silence(browser, report)
 
 
@@ -198,9 +207,11 @@ def test_page_fits_the_screen(browser: Any, report: Path) -> None:
 
 
 def _wait(browser: Any, condition: Callable[[], bool]) -> None:
+    from selenium.common.exceptions import StaleElementReferenceException
     from selenium.webdriver.support.wait import WebDriverWait
 
-    WebDriverWait(browser, 5).until(lambda _: condition())
+    wait = WebDriverWait(browser, 30, ignored_exceptions=[StaleElementReferenceException])
+    wait.until(lambda _: condition())
 
 
 def _latents(browser: Any) -> list[int]:
