@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from browsing import click, require_fit, require_silence, search
+from browsing import click, press, require_fit, require_silence, search, title_has_focus, until
 from described_clusters import write_table
 from esm_sae.clusters import describe_clusters
 from esm_sae.report import write_cluster_report
@@ -92,15 +92,15 @@ def test_keyboard_and_address(browser: Any, report: Path) -> None:
     from selenium.webdriver.common.keys import Keys
 
     browser.get(report.as_uri() + "#cluster-7")
-    assert browser.switch_to.active_element == browser.find_element("id", "detail-title")
-    browser.switch_to.active_element.send_keys(Keys.ARROW_RIGHT)
-    assert _title(browser) == "Cluster 8: s8"
-    browser.switch_to.active_element.send_keys(Keys.ARROW_LEFT)
-    assert _title(browser) == "Cluster 7: s7"
-    browser.switch_to.active_element.send_keys(Keys.ESCAPE)
-    assert not browser.find_element("id", "detail").is_displayed()
-    browser.switch_to.active_element.send_keys(Keys.ENTER)
-    assert _title(browser) == "Cluster 7: s7"
+    assert title_has_focus(browser)
+    press(browser, Keys.ARROW_RIGHT)
+    until(browser, lambda: _title(browser) == "Cluster 8: s8" and title_has_focus(browser))
+    press(browser, Keys.ARROW_LEFT)
+    until(browser, lambda: _title(browser) == "Cluster 7: s7" and title_has_focus(browser))
+    press(browser, Keys.ESCAPE)
+    until(browser, lambda: not browser.find_element("id", "detail").is_displayed())
+    press(browser, Keys.ENTER)
+    until(browser, lambda: _title(browser) == "Cluster 7: s7")
     require_silence(browser, report)
 
 
@@ -122,7 +122,7 @@ def _tip(browser: Any) -> str:
 def _close(browser: Any) -> None:
     from selenium.webdriver.common.keys import Keys
 
-    browser.switch_to.active_element.send_keys(Keys.ESCAPE)
+    press(browser, Keys.ESCAPE)
 
 
 def _listed(browser: Any) -> list[int]:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from browsing import click, require_fit, require_silence, search
+from browsing import click, press, require_fit, require_silence, search, title_has_focus, until
 from esm_sae.analysis import describe_proteins
 from esm_sae.report import write_protein_report
 from own_proteins import (
@@ -98,11 +98,11 @@ def test_keyboard_and_address(browser: Any, report: Path) -> None:
     from selenium.webdriver.common.keys import Keys
 
     browser.get(report.as_uri() + "#protein-8")
-    assert browser.switch_to.active_element == browser.find_element("id", "detail-title")
-    browser.switch_to.active_element.send_keys(Keys.ARROW_RIGHT)
-    assert _title(browser).endswith("p8")
-    browser.switch_to.active_element.send_keys(Keys.ESCAPE)
-    assert not browser.find_element("id", "detail").is_displayed()
+    assert title_has_focus(browser)
+    press(browser, Keys.ARROW_RIGHT)
+    until(browser, lambda: _title(browser).endswith("p8") and title_has_focus(browser))
+    press(browser, Keys.ESCAPE)
+    until(browser, lambda: not browser.find_element("id", "detail").is_displayed())
     require_silence(browser, report)
 
 

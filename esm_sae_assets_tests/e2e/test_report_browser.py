@@ -1,7 +1,6 @@
 """The report in a real browser: it works, says nothing on the console and loads nothing."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import polars as pl
 import pytest
 
 from analysed_runs import MadeUp, write_run
-from browsing import click, require_fit, require_silence, search
+from browsing import click, press, require_fit, require_silence, search, title_has_focus, until
 from esm_sae import analyze
 from esm_sae.formats.analysis_tables import BY_ROW
 from esm_sae.formats.checkpoint import SAEConfig, write_checkpoint, write_config
@@ -92,27 +91,21 @@ def test_filters_narrow_the_list(browser: Any, report: Path) -> None:
 def test_keyboard_and_address(browser: Any, report: Path) -> None:
     from selenium.webdriver.common.keys import Keys
 
-    def press(key: str) -> None:
-        browser.switch_to.active_element.send_keys(key)
-
     def title() -> str:
         return browser.find_element("id", "detail-title").text
 
-    def title_has_focus() -> bool:
-        return browser.switch_to.active_element.get_attribute("id") == "detail-title"
-
     browser.get(report.as_uri() + "#latent-7")
     assert title() == "Latent 7"
-    assert title_has_focus()
-    press(Keys.ARROW_RIGHT)
+    assert title_has_focus(browser)
+    press(browser, Keys.ARROW_RIGHT)
     # The address decides what is shown, and the browser tells of its change a little later.
-    _wait(browser, lambda: title() != "Latent 7" and title_has_focus())
-    press(Keys.ARROW_LEFT)
-    _wait(browser, lambda: title() == "Latent 7" and title_has_focus())
-    press(Keys.ESCAPE)
-    _wait(browser, lambda: not browser.find_element("id", "detail").is_displayed())
-    press(Keys.ENTER)
-    _wait(browser, lambda: browser.find_element("id", "detail").is_displayed())
+    until(browser, lambda: title() != "Latent 7" and title_has_focus(browser))
+    press(browser, Keys.ARROW_LEFT)
+    until(browser, lambda: title() == "Latent 7" and title_has_focus(browser))
+    press(browser, Keys.ESCAPE)
+    until(browser, lambda: not browser.find_element("id", "detail").is_displayed())
+    press(browser, Keys.ENTER)
+    until(browser, lambda: browser.find_element("id", "detail").is_displayed())
     require_silence(browser, report)
 
 
@@ -123,13 +116,13 @@ def test_back_closes_what_covers_the_list(browser: Any, report: Path) -> None:
     first = browser.find_element("id", "detail-title").text
     browser.execute_script("location.hash = '#latent-7'")
     browser.back()
-    _wait(browser, lambda: browser.find_element("id", "detail-title").text == first)
+    until(browser, lambda: browser.find_element("id", "detail-title").text == first)
     browser.back()
-    _wait(browser, lambda: "#" not in browser.current_url)
-    _wait(browser, lambda: browser.find_element("id", "detail").is_displayed() != covers)
+    until(browser, lambda: "#" not in browser.current_url)
+    until(browser, lambda: browser.find_element("id", "detail").is_displayed() != covers)
     assert browser.execute_script("return document.body.classList.contains('reading')") is False
     browser.forward()
-    _wait(browser, lambda: browser.find_element("id", "detail").is_displayed())
+    until(browser, lambda: browser.find_element("id", "detail").is_displayed())
     require_silence(browser, report)
 
 
@@ -162,14 +155,14 @@ def test_the_map_is_walked_by_keyboard(browser: Any, report: Path) -> None:
     from selenium.webdriver.common.keys import Keys
 
     browser.get(report.as_uri() + "#latent-7")
-    browser.switch_to.active_element.send_keys(Keys.ESCAPE)
+    press(browser, Keys.ESCAPE)
     canvas = browser.find_element("id", "map")
     canvas.send_keys(Keys.ARROW_RIGHT)
     canvas.send_keys(Keys.ARROW_UP)
     named = browser.find_element("id", "tip").text.split("\n")[1]
     canvas.send_keys(Keys.ENTER)
     number = named.removeprefix("latent ").split(",")[0]
-    assert browser.find_element("id", "detail-title").text == f"Latent {number}"
+    until(browser, lambda: browser.find_element("id", "detail-title").text == f"Latent {number}")
     legend = browser.find_element("id", "legend").text
     browser.execute_script(
         "const box = document.getElementById('colour'); box.value = 'cluster';"
@@ -204,14 +197,6 @@ def test_page_fits_the_screen(browser: Any, report: Path) -> None:
     for address in (report.as_uri(), report.as_uri() + "#latent-1"):
         browser.get(address)
         require_fit(browser)
-
-
-def _wait(browser: Any, condition: Callable[[], bool]) -> None:
-    from selenium.common.exceptions import StaleElementReferenceException
-    from selenium.webdriver.support.wait import WebDriverWait
-
-    wait = WebDriverWait(browser, 30, ignored_exceptions=[StaleElementReferenceException])
-    wait.until(lambda _: condition())
 
 
 def _latents(browser: Any) -> list[int]:

@@ -1,6 +1,7 @@
 """What the tests of pages do in a browser."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,27 @@ def click(browser: Any, selector: str) -> None:
     found = browser.find_element("css selector", selector)
     browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", found)
     found.click()
+
+
+def press(browser: Any, key: str) -> None:
+    """Press a key, wherever the focus is."""
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    ActionChains(browser).send_keys(key).perform()
+
+
+def until(browser: Any, condition: Callable[[], bool]) -> None:
+    """Wait for a condition: what a key or an address does, a page shows a little later."""
+    from selenium.common.exceptions import StaleElementReferenceException
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    wait = WebDriverWait(browser, 30, ignored_exceptions=[StaleElementReferenceException])
+    wait.until(lambda _: condition())
+
+
+def title_has_focus(browser: Any) -> bool:
+    """Tell whether the heading of what is open has the focus."""
+    return browser.execute_script("return document.activeElement.id") == "detail-title"
 
 
 def require_fit(browser: Any) -> None:
