@@ -51,22 +51,7 @@ def _parser() -> argparse.ArgumentParser:
         help="embedded_clusters.json or .parquet, with the .residues files beside it for a "
         "residue SAE",
     )
-    parser.add_argument(
-        "--checkpoint",
-        type=Path,
-        required=True,
-        metavar="PATH",
-        help="checkpoint_epoch_N.npy, or the folder of a training",
-    )
-    parser.add_argument(
-        "--topk", type=int, metavar="K", help="k, for a checkpoint that does not record it"
-    )
-    parser.add_argument(
-        "--normalize",
-        action="store_true",
-        default=None,
-        help="rows are z-scored, for a checkpoint that does not record it",
-    )
+    cli.add_checkpoint_options(parser)
     parser.add_argument(
         "--pooling",
         choices=POOLINGS,

@@ -77,6 +77,26 @@ def seed_number(text: str) -> int:
     return int(text)
 
 
+def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that name a checkpoint and say what it may not record."""
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="checkpoint_epoch_N.npy, or the folder of a training",
+    )
+    parser.add_argument(
+        "--topk", type=int, metavar="K", help="k, for a checkpoint that does not record it"
+    )
+    parser.add_argument(
+        "--normalize",
+        action="store_true",
+        default=None,
+        help="rows are z-scored, for a checkpoint that does not record it",
+    )
+
+
 def run(
     parser: argparse.ArgumentParser,
     work: Callable[[argparse.Namespace], str],

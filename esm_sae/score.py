@@ -49,13 +49,7 @@ def _parser() -> argparse.ArgumentParser:
         "--analysis data/analysis/L1024_k32 --output data/my_proteins",
     )
     parser.add_argument("--fasta", required=True, metavar="PATH", help="FASTA file, may be .gz")
-    parser.add_argument(
-        "--checkpoint",
-        type=Path,
-        required=True,
-        metavar="PATH",
-        help="checkpoint_epoch_N.npy, or the folder of a training",
-    )
+    cli.add_checkpoint_options(parser)
     parser.add_argument(
         "--analysis",
         type=Path,
@@ -70,15 +64,6 @@ def _parser() -> argparse.ArgumentParser:
         "only what it knows is one for a concept of UniProt",
     )
     add_encoder_options(parser, recorded=True)
-    parser.add_argument(
-        "--topk", type=int, metavar="K", help="k, for a checkpoint that does not record it"
-    )
-    parser.add_argument(
-        "--normalize",
-        action="store_true",
-        default=None,
-        help="rows are z-scored, for a checkpoint that does not record it",
-    )
     return parser
 
 

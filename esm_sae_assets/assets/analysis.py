@@ -114,8 +114,8 @@ def _per_autoencoder(settings: Settings) -> list[dg.AssetsDefinition]:
     def feature_clusters(context: dg.AssetExecutionContext, data: DataRoot) -> dg.MaterializeResult:
         """Which latents are alike, and which mark a density cluster.
 
-        One row is two latents whose decoder rows point nearly the same way; beside it the map and
-        the clusters of the decoder rows, and a table of latents and density clusters.
+        One row is two latents that are alike, in direction or in where they fire; beside it the map
+        and the clusters of the decoder rows, and a table of latents and density clusters.
         """
         with metadata.materializing() as clock:
             k = int(context.partition_key)

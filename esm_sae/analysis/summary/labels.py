@@ -13,21 +13,13 @@ from esm_sae.analysis.summary.label_scores import Draft, thresholds_of
 from esm_sae.analysis.summary.protein_statements import ProteinDrafts, Statements
 from esm_sae.analysis.summary.residue_labels import residue_drafts
 from esm_sae.analysis.summary.residue_statements import ResidueStatements
+from esm_sae.formats.analysis_tables import SUMMARY_ADDITIONS
 
 # A label of less skill in training than this is none.
 _LEAST_SKILL = 0.2
 
-SCHEMA = {
-    "latent": pl.UInt32,
-    "label": pl.String,
-    "label_kind": pl.String,
-    "label_level": pl.String,
-    "label_threshold": pl.Float32,
-    "label_score": pl.Float64,
-    "label_precision": pl.Float64,
-    "label_recall": pl.Float64,
-    "label_baseline": pl.Float64,
-    "label_held_out": pl.UInt32,
+SCHEMA = {"latent": pl.UInt32} | {
+    name: dtype for name, dtype in SUMMARY_ADDITIONS.items() if name.startswith("label")
 }
 
 
