@@ -1,6 +1,8 @@
 # GNU make 3.81 or later, on Linux and macOS. `make` lists the targets.
 
 PORT ?= 3000
+# Extras that are installed: with deploy too, the tests of deploy/ run instead of being skipped.
+EXTRAS ?= dev
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 INSTALLING := $(VENV)/.installing
@@ -46,5 +48,5 @@ $(INSTALLED): pyproject.toml constraints.txt
 	    "$$python" -m venv $(VENV); \
 	fi
 	@rm -f $(INSTALLED) && touch $(INSTALLING)
-	$(VENV)/bin/python -m pip install -c constraints.txt -e '.[dev]'
+	$(VENV)/bin/python -m pip install -c constraints.txt -e '.[$(EXTRAS)]'
 	@mv $(INSTALLING) $(INSTALLED)

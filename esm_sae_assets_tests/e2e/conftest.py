@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from esm_sae_assets.demo import prepare_instance
+
 
 @pytest.fixture
 def small_environment(small_source):
@@ -21,6 +23,24 @@ def small_environment(small_source):
         "ESM_SAE_CLUSTERS_PER_TAXON": "1",
         "ESM_SAE_CLUSTERS_MIN_CLUSTER_SIZE": "3",
     }
+
+
+@pytest.fixture
+def small_project(tmp_path: Path, small_environment: dict[str, str]) -> Path:
+    """A project folder with an instance of its own and the graph made small.
+
+    A run takes the daemon seconds: second seeds and the untrained encoder are left out.
+    """
+    prepare_instance(tmp_path)
+    settings = small_environment | {
+        "ESM_SAE_DATA_ROOT": str(tmp_path / "data"),
+        "ESM_SAE_SAE_REPLICATE": "false",
+        "ESM_SAE_SAE_UNTRAINED_BASELINE": "false",
+    }
+    lines = (f"{name}={value}" for name, value in settings.items())
+    with (tmp_path / ".env").open("a") as file:
+        file.write("\n".join(lines) + "\n")
+    return tmp_path
 
 
 @pytest.fixture(params=["desktop", "phone"])
