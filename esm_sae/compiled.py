@@ -19,7 +19,7 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         compile_with = functools.partial(numba.njit, nogil=True, error_model="numpy", **options)
         try:
-            kept = compile_with(cache=True)(function)
+            kept: Any = compile_with(cache=True)(function)
         except RuntimeError:
             # There is no folder to keep compiled code in: every process compiles anew.
             return compile_with()(function)
