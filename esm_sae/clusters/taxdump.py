@@ -15,6 +15,7 @@ from esm_sae import storage
 from esm_sae.errors import InputError
 from esm_sae.formats.compression import decompressed
 from esm_sae.formats.manifest import identity_of
+from esm_sae.url_secrets import without_secrets
 
 NODES, NAMES, MERGED, DELETED = "nodes.dmp", "names.dmp", "merged.dmp", "delnodes.dmp"
 
@@ -94,8 +95,8 @@ def line_of(source: storage.PathLike, name: str, row: int) -> str:
 def _require_fetched(source: storage.PathLike) -> None:
     if storage.is_http_url(source):
         raise InputError(
-            f"{os.fspath(source)}: fetch it first with python -m esm_sae.download, and name the "
-            "file that this writes"
+            f"{without_secrets(os.fspath(source))}: fetch it first with python -m "
+            "esm_sae.download, and name the file that this writes"
         )
 
 

@@ -12,7 +12,7 @@ from esm_sae import storage
 from esm_sae.errors import InputError
 from esm_sae.formats.manifest import Product, manifest_beside, produce_files
 from esm_sae.progress import LOGGER
-from esm_sae.sequences.checksum import parse_checksum
+from esm_sae.sequences.checksum import Checksum, parse_checksum
 from esm_sae.sequences.http import (
     Address,
     RetryPolicy,
@@ -60,7 +60,8 @@ def download(
     content, or the content itself where there is neither, and nothing verifies it.
 
     Args:
-        url: address of the file; a user name and password in it are used and never recorded.
+        url: address of the file; a user name and password in it, and tokens and signatures in its
+            query, are used and never recorded. A password also comes from the netrc file.
         target: local path of the file to write.
         checksum: hash that the file must have; ``metalink`` then only names the release.
         metalink: URL or path of a metalink file, version 3 or 4, that lists the file.
@@ -73,25 +74,89 @@ def download(
             another, or the disk has no room for it. An older ``target`` is as it was.
     """
     storage.require_writable_file(Path(target))
-    return _Download(Address.parse(url), Path(target), checksum, metalink, check, retry).run()
+    return _Download(_Asked.of(url, checksum, metalink, retry), Path(target), check).run()
+
+
+def what_is_at(
+    url: str,
+    *,
+    checksum: str | None = None,
+    metalink: storage.PathLike | None = None,
+    retry: RetryPolicy = _DEFAULT_RETRY,
+) -> dict[str, Any] | None:
+    """Ask what identifies the file at an HTTP(S) URL at present; its bytes stay there.
+
+    Args:
+        url: as ``download``.
+        checksum: as ``download``.
+        metalink: as ``download``.
+        retry: how failing requests are repeated.
+
+    Returns:
+        ``release`` where it is known, and what ``download`` would identify the content by: its
+        ``checksum``, or its ``etag``, ``last_modified`` and ``bytes``. None where nothing does.
+
+    Raises:
+        InputError: the file or a metalink cannot be had.
+    """
+    with open_client(retry) as client:
+        wanted = _Asked.of(url, checksum, metalink, retry).look_up(client)
+    content = _content(wanted)
+    release = wanted.release or (wanted.seen.release if wanted.seen else None)
+    return {"release": release} | content if content else None
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The file asked for: its address, and who says what it should be."""
+
+    address: Address
+    given: Checksum | None
+    metalink: "_MetalinkFile | None"
+    retry: RetryPolicy
+
+    @classmethod
+    def of(
+        cls, url: str, checksum: str | None, metalink: storage.PathLike | None, retry: RetryPolicy
+    ) -> "_Asked":
+        return cls(
+            Address.parse(url),
+            parse_checksum(checksum) if checksum is not None else None,
+            _MetalinkFile.of(metalink) if metalink is not None else None,
+            retry,
+        )
+
+    def look_up(self, client: httpx.Client) -> Wanted:
+        """Find out what the file should be."""
+        name = self.address.name
+        if self.given is not None:
+            read = self.metalink.read(client, self.retry, name) if self.metalink else None
+            return Wanted(self.given, _GIVEN, release=read.release if read else None)
+        metalink = self.metalink or _MetalinkFile(
+            self.address.beside(_RELEASE_METALINK), may_be_missing=True
+        )
+        read = metalink.read(client, self.retry, name)
+        if read is not None:
+            if read.checksum is None:
+                raise InputError(
+                    f"{metalink.shown}: lists no file {name} with a hash of a known kind; give "
+                    "its checksum, or another metalink"
+                )
+            return Wanted(read.checksum, metalink.shown, read.size, read.release)
+        LOGGER.warning(
+            f"{self.address.url}: will not be verified: no checksum was given, and no "
+            f"{_RELEASE_METALINK} is beside it"
+        )
+        return Wanted(None, seen=look_up(client, self.address, self.retry))
 
 
 class _Download:
-    def __init__(
-        self,
-        address: Address,
-        target: Path,
-        checksum: str | None,
-        metalink: storage.PathLike | None,
-        check: Callable[[Path], None] | None,
-        retry: RetryPolicy,
-    ) -> None:
-        self._address = address
+    def __init__(self, asked: _Asked, target: Path, check: Callable[[Path], None] | None) -> None:
+        self._asked = asked
+        self._address = asked.address
+        self._retry = asked.retry
         self._check = check
         self._target = target
-        self._given = parse_checksum(checksum) if checksum is not None else None
-        self._metalink = _MetalinkFile.of(metalink) if metalink is not None else None
-        self._retry = retry
         self._part = PartFile(target)
 
     def run(self) -> Product:
@@ -103,7 +168,7 @@ class _Download:
         return product
 
     def _produce_wanted(self, client: httpx.Client) -> Product:
-        wanted = self._look_up(client)
+        wanted = self._asked.look_up(client)
         try:
             return self._produce(client, wanted)
         except OtherContentError:
@@ -117,37 +182,14 @@ class _Download:
             self._part.discard()
             raise
 
-    def _look_up(self, client: httpx.Client) -> Wanted:
-        """Find out what the file should be."""
-        name = self._address.name
-        if self._given is not None:
-            read = self._metalink.read(client, self._retry, name) if self._metalink else None
-            return Wanted(self._given, _GIVEN, release=read.release if read else None)
-        metalink = self._metalink or _MetalinkFile(
-            self._address.beside(_RELEASE_METALINK), may_be_missing=True
-        )
-        read = metalink.read(client, self._retry, name)
-        if read is not None:
-            if read.checksum is None:
-                raise InputError(
-                    f"{metalink.shown}: lists no file {name} with a hash of a known kind; give "
-                    "its checksum, or another metalink"
-                )
-            return Wanted(read.checksum, metalink.shown, read.size, read.release)
-        LOGGER.warning(
-            f"{self._address.url}: will not be verified: no checksum was given, and no "
-            f"{_RELEASE_METALINK} is beside it"
-        )
-        return Wanted(None, seen=look_up(client, self._address, self._retry))
-
     def _look_up_again(self, client: httpx.Client, wanted: Wanted) -> Wanted | None:
         """Find out what the file should be by now, after something else came.
 
         None if nothing is new, or if there is no checksum any more where there was one.
         """
-        if self._given is not None:
+        if self._asked.given is not None:
             return None
-        newer = self._look_up(client)
+        newer = self._asked.look_up(client)
         if _content(newer) == _content(wanted) or (wanted.checksum and not newer.checksum):
             return None
         origin = self._part.origin

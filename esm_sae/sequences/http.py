@@ -1,6 +1,7 @@
 """HTTP requests that are repeated, with growing pauses, for as long as that may help."""
 
 import contextlib
+import logging
 import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -15,6 +16,8 @@ import httpx
 from esm_sae import __version__
 from esm_sae.errors import InputError, one_line
 from esm_sae.progress import LOGGER
+from esm_sae.sequences.netrc_file import credentials_of
+from esm_sae.url_secrets import without_secrets
 
 T = TypeVar("T")
 
@@ -65,9 +68,16 @@ class TemporaryFailure(Exception):
 
 @dataclass(frozen=True)
 class Address:
-    """An HTTP URL without the user name and password it was given with, and those apart."""
+    """An HTTP URL, without secrets and as it is asked for.
+
+    Attributes:
+        url: the URL as it may be shown and recorded.
+        sent: the URL with the tokens and signatures of its query.
+        credentials: user name and password, of the URL or of the netrc file.
+    """
 
     url: str
+    sent: str = field(repr=False)
     credentials: tuple[str, str] | None = field(default=None, repr=False)
 
     @classmethod
@@ -78,16 +88,16 @@ class Address:
             InputError: it is no URL that HTTP can ask for.
         """
         # What cannot be taken apart is still shown without what may be a password.
-        shown = re.sub(r"(?<=://)[^/?#]*@", "", text)
+        shown = without_secrets(re.sub(r"(?<=://).*@", "", text))
         try:
             url = httpx.URL(text)
         except httpx.InvalidURL as error:
             raise InputError(f"{shown}: not a URL ({error})") from None
         if url.scheme not in ("http", "https") or not url.host:
             raise InputError(f"{shown}: expected a URL that starts with http:// or https://")
-        credentials = (url.username, url.password) if url.userinfo else None
-        public = url.copy_with(username=None, password=None, fragment=None)
-        return cls(str(public), credentials)
+        credentials = (url.username, url.password) if url.userinfo else credentials_of(url.host)
+        sent = str(url.copy_with(username=None, password=None, fragment=None))
+        return cls(without_secrets(sent), sent, credentials)
 
     @property
     def name(self) -> str:
@@ -96,7 +106,8 @@ class Address:
 
     def beside(self, name: str) -> "Address":
         """Return the address of another file of the same folder."""
-        return Address(str(httpx.URL(self.url).join(name)), self.credentials)
+        url = str(httpx.URL(self.url).join(name))
+        return Address(url, url, self.credentials)
 
 
 class Attempts:
@@ -135,6 +146,18 @@ class Attempts:
         policy.sleep(seconds)
 
 
+class _AddressesShown(logging.Filter):
+    """Takes secrets out of what httpx logs: each request, and where it was redirected to."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let a record pass, changed."""
+        record.msg, record.args = without_secrets(record.getMessage()), None
+        return True
+
+
+logging.getLogger("httpx").addFilter(_AddressesShown())
+
+
 def open_client(policy: RetryPolicy) -> httpx.Client:
     """Return a client that follows redirects and asks for bytes as they are stored.
 
@@ -168,7 +191,7 @@ def get(
     """
     try:
         with client.stream(
-            "GET", address.url, headers=headers, auth=address.credentials
+            "GET", address.sent, headers=headers, auth=address.credentials
         ) as response:
             _require_status(response, address, accept)
             yield response

@@ -20,13 +20,14 @@ from esm_sae.formats.manifest import (
     read_manifest,
 )
 from esm_sae.sequences.part_file import PartFile
+from esm_sae.url_secrets import without_secrets
 
 BUNDLED = "bundled"
 
 _NAME = "uniref50"
 _COPY_NAME = f"{_NAME}.fasta.gz"
 _RECORD_NAME = f"{_NAME}.source.json"
-_MANIFEST_NAME = f"{_NAME}.manifest.json"
+SOURCE_MANIFEST = f"{_NAME}.manifest.json"
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def provided_source(folder: storage.PathLike) -> SourceFile:
         InputError: no source was provided there, or a local one is gone or not what it was.
     """
     folder = Path(folder)
-    manifest_path = folder / _MANIFEST_NAME
+    manifest_path = folder / SOURCE_MANIFEST
     manifest = read_manifest(manifest_path)
     if manifest is None:
         raise InputError(f"{folder}: no source of sequences was provided here; do that first")
@@ -96,6 +97,15 @@ def provided_source(folder: storage.PathLike) -> SourceFile:
         location = os.path.join(folder, location)
         _require_unchanged(Path(location), record, manifest_path)
     return SourceFile(location, record["sha256"])
+
+
+def download_name(folder: Path) -> str | None:
+    """Return the name of the file in a folder that its source was downloaded to, if it was."""
+    manifest = read_manifest(folder / SOURCE_MANIFEST)
+    if manifest is None or _RECORD_NAME not in manifest.files:
+        return None
+    location = _read_record(folder / SOURCE_MANIFEST, manifest)["path"]
+    return None if storage.is_url(location) or Path(location).is_absolute() else location
 
 
 def _read_record(manifest_path: Path, manifest: Manifest) -> dict[str, Any]:
@@ -142,7 +152,7 @@ def _copy_bundled(folder: Path) -> Product:
 
     return produce_files(
         [target],
-        manifest=folder / _MANIFEST_NAME,
+        manifest=folder / SOURCE_MANIFEST,
         kind="source",
         determinants={"source": BUNDLED, "sha256": sha256},
         build=build,
@@ -164,7 +174,7 @@ def _require_ours(target: Path, sha256: str) -> None:
 
 
 def _is_our_copy(path: Path) -> bool:
-    manifest = read_manifest(path.parent / _MANIFEST_NAME)
+    manifest = read_manifest(path.parent / SOURCE_MANIFEST)
     return manifest is not None and path.name in manifest.files and is_recorded(path, manifest)
 
 
@@ -180,7 +190,7 @@ def _download(url: str, folder: Path, checksum: str | None, metalink: str | None
         )
 
     def check(arrived: Path) -> None:
-        _require_fasta(os.fspath(arrived), name=url)
+        _require_fasta(os.fspath(arrived), name=without_secrets(url))
         _forget_copy(target)
 
     product = download(url, target, checksum=checksum, metalink=metalink, check=check)
@@ -192,7 +202,7 @@ def _download(url: str, folder: Path, checksum: str | None, metalink: str | None
 
 def _forget_copy(target: Path) -> None:
     """Remove the manifest of a copy whose place is taken: it must not name another content."""
-    path = target.parent / _MANIFEST_NAME
+    path = target.parent / SOURCE_MANIFEST
     manifest = read_manifest(path)
     if manifest is not None and target.name in manifest.files:
         path.unlink()
@@ -229,7 +239,7 @@ def _record(folder: Path, path: str, size: int, sha256: str, source: str) -> Pro
 
     return produce_files(
         [folder / _RECORD_NAME],
-        manifest=folder / _MANIFEST_NAME,
+        manifest=folder / SOURCE_MANIFEST,
         kind="source",
         determinants={"source": source, "sha256": sha256},
         build=build,
