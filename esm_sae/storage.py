@@ -8,7 +8,6 @@ Local paths and fsspec URLs (``s3://...``) are read by the same functions.
 import contextlib
 import ctypes
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -21,6 +20,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from esm_sae.errors import InputError
+from esm_sae.locks import hold
+from esm_sae.url_secrets import require_no_secret
 
 PathLike = str | os.PathLike[str]
 
@@ -162,9 +163,9 @@ def publish_json(path: PathLike, value: Any) -> None:
     publish_bytes(path, encode_json(value))
 
 
-def encode_json(value: Any) -> bytes:
-    """Encode a value as readable JSON with sorted keys; NaN and infinity are errors."""
-    text = json.dumps(value, sort_keys=True, indent=2, allow_nan=False, ensure_ascii=False)
+def encode_json(value: Any, *, sort_keys: bool = True) -> bytes:
+    """Encode a value as readable JSON; NaN and infinity are errors."""
+    text = json.dumps(value, sort_keys=sort_keys, indent=2, allow_nan=False, ensure_ascii=False)
     return text.encode() + b"\n"
 
 
@@ -291,20 +292,18 @@ def locked(target: PathLike, *, wait: bool = True) -> Iterator[bool]:
     """
     path = Path(target)
     make_folder(path.parent)
-    lock = path.parent / f".{path.name}.lock"
-    descriptor = _acquire(lock, wait)
-    if descriptor is None:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        lock.unlink(missing_ok=True)
-        os.close(descriptor)
+    with hold(path, wait=wait) as held:
+        yield held
 
 
 def _open_url(url: str) -> BinaryIO:
     import fsspec
+
+    require_no_secret(
+        url,
+        "leave it to the environment (AWS_... with S3, fsspec's configuration), or fetch the file "
+        "with python -m esm_sae.download and name that",
+    )
 
     try:
         return cast(BinaryIO, cast(Any, fsspec.open(url, "rb")).open())
@@ -325,22 +324,6 @@ def _full_disk_reason(error: Exception) -> str | None:
         return os.strerror(code) if code in DISK_FULL else None
     is_cut = re.fullmatch("[0-9]+ requested and [0-9]+ written", text)
     return text if isinstance(error, OSError) and is_cut else None
-
-
-def _acquire(lock: Path, wait: bool) -> int | None:
-    while True:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
-        # The holder before us unlinks the file on release: what we locked may no longer be what
-        # the name means.
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(descriptor), os.stat(lock)):
-                return descriptor
-        os.close(descriptor)
 
 
 def _exchange(one: Path, other: Path) -> bool:

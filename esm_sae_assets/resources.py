@@ -1,24 +1,110 @@
 """Resources: where outputs live and what they are called, and the encoder."""
 
+import contextlib
 import functools
-from pathlib import Path
+import os
+import sys
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from esm_sae import storage
+from esm_sae.errors import InputError
+from esm_sae.formats.manifest import MANIFEST_NAME, Product
+from esm_sae.formats.shards import parse_shard_key, shard_name
+from esm_sae.sequences.source import SOURCE_MANIFEST, download_name
+from esm_sae_assets.orphans import end_with_run
+from esm_sae_assets.settings import CACHE_SIZE_GB, Settings
+
 if TYPE_CHECKING:
     from esm_sae.embedding import Encoder
+    from esm_sae.remote import Mirror
+
+_SHARDS = "embeddings3"
 
 
 class DataRoot(dg.ConfigurableResource):
-    """The folder of all outputs, and the name of each."""
+    """The folder of all outputs, and the name of each.
+
+    Where the data root is on object storage, what is named is brought to a local copy first, so
+    far as the store has it, and paths are those of the copy.
+    """
 
     root: str
     latent_dim: int
+    cache: str = ""
+    cache_size_gb: float = CACHE_SIZE_GB
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Let the step end with its run: whatever makes outputs begins here."""
+        if context.instance is not None and context.run is not None:
+            end_with_run(context.instance, context.run.run_id)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the data root is a folder, and not on object storage."""
+        return self._mirror is None
 
     def path(self, *parts: str) -> Path:
-        """Return a path under the data root."""
-        return Path(self.root, *parts)
+        """Return a path under the data root.
+
+        Raises:
+            InputError: it would not be under the data root, or what is there cannot be brought.
+        """
+        name = _name_of(parts)
+        mirror = self._mirror
+        if mirror is None:
+            return Path(self.root, name)
+        if PurePosixPath(name).suffix:
+            mirror.bring_file(name)
+        elif name:
+            mirror.bring_folder(name)
+        return mirror.folder / name
+
+    def file(self, name: str) -> Path:
+        """Return a file under the data root, as ``path``, whatever its name is."""
+        mirror = self._mirror
+        if mirror is None:
+            return self.path(name)
+        mirror.bring_file(_name_of((name,)))
+        return mirror.folder / name
+
+    def step(self) -> contextlib.AbstractContextManager[None]:
+        """Keep what is named within the block where it is until the end of the block."""
+        mirror = self._mirror
+        return contextlib.nullcontext() if mirror is None else mirror.step()
+
+    def publish(self, product: Product) -> None:
+        """Bring an output that was made under the data root to the store, where there is one."""
+        if (mirror := self._mirror) is not None:
+            mirror.push(product)
+
+    def address(self, product: Product) -> str:
+        """Return where people find an output: its path, or its URL."""
+        mirror = self._mirror
+        return str(product.path) if mirror is None else mirror.address(product)
+
+    def manifest_address(self, product: Product) -> str:
+        """Return where people find an output's manifest: its path, or its URL."""
+        mirror = self._mirror
+        path = product.manifest_path
+        return str(path) if mirror is None else mirror.manifest_address(path)
+
+    def link(self, product: Product) -> str:
+        """Return the URL of an output, which where the data root is a folder is a ``file://``."""
+        return product.path.as_uri() if self.is_local else self.address(product)
+
+    @property
+    def source(self) -> Path:
+        """The folder in which the source of sequences is made known."""
+        mirror = self._mirror
+        if mirror is None:
+            return Path(self.root)
+        mirror.bring([SOURCE_MANIFEST])
+        if (name := download_name(mirror.folder)) is not None:
+            mirror.bring_file(name)
+        return mirror.folder
 
     def sample(self, name: str) -> Path:
         """Return a sample's FASTA file."""
@@ -27,7 +113,18 @@ class DataRoot(dg.ConfigurableResource):
     @property
     def shards(self) -> Path:
         """The folder of the embedding shards."""
-        return self.path("embeddings3")
+        return self.path(_SHARDS)
+
+    def shard_folder(self, key: str) -> Path:
+        """Return the folder of the embedding shards, of which one is brought."""
+        name = shard_name(*parse_shard_key(key))
+        return self._bring_shards([f"{_SHARDS}/{name}.json"])
+
+    def shard_tables(self, count: int) -> Path:
+        """Return the folder of the embedding shards, of which the matrices are not brought."""
+        names = [f"{_SHARDS}/{shard_name(index, count)}.json" for index in range(count)]
+        manifests = [*names, f"{_SHARDS}/{MANIFEST_NAME}"]
+        return self._bring_shards(manifests, hold=_SHARDS, without=".npy")
 
     @property
     def untrained_shards(self) -> Path:
@@ -42,7 +139,7 @@ class DataRoot(dg.ConfigurableResource):
     @property
     def cluster_statistics(self) -> Path:
         """Sizes and lengths of the taxa."""
-        return self.path("cluster_statistics.json")
+        return self.taxonomy_clusters.with_name("cluster_statistics.json")
 
     @property
     def sampled_sequences(self) -> Path:
@@ -86,16 +183,42 @@ class DataRoot(dg.ConfigurableResource):
 
     def sae(self, k: int, variant: str = "") -> Path:
         """Return the folder of an autoencoder's checkpoints."""
-        name = f"L{self.latent_dim}_k{k}"
+        name = self._sae_name(k)
         return self.path(f"{name}_{variant}" if variant else name)
 
     def metrics(self, k: int) -> Path:
         """Return the folder of an autoencoder's metrics."""
-        return self.sae(k) / "metrics"
+        return self.path(self._sae_name(k), "metrics")
 
     def analysis(self, k: int, *parts: str) -> Path:
         """Return a path in the folder of an autoencoder's analysis."""
-        return self.path("analysis", f"L{self.latent_dim}_k{k}", *parts)
+        return self.path("analysis", self._sae_name(k), *parts)
+
+    def _sae_name(self, k: int) -> str:
+        return f"L{self.latent_dim}_k{k}"
+
+    def _bring_shards(self, manifests: list[str], *, hold: str = "", without: str = "") -> Path:
+        mirror = self._mirror
+        if mirror is None:
+            return Path(self.root, _SHARDS)
+        mirror.bring(manifests, hold=hold, without=without)
+        return mirror.folder / _SHARDS
+
+    @property
+    def _mirror(self) -> "Mirror | None":
+        if not storage.is_url(self.root):
+            return None
+        return _mirror_of(self.root, self.cache, round(self.cache_size_gb * 1e9))
+
+
+def data_root(settings: Settings) -> DataRoot:
+    """Return the data root of a deployment."""
+    return DataRoot(
+        root=settings.location,
+        latent_dim=settings.sae.latent_dim,
+        cache=settings.cache,
+        cache_size_gb=settings.cache_size_gb,
+    )
 
 
 class EncoderResource(dg.ConfigurableResource):
@@ -113,6 +236,30 @@ class EncoderResource(dg.ConfigurableResource):
             InputError: there is no such encoder, or its weights cannot be had.
         """
         return _load(self.name, self.weights, self.device, self.precision)
+
+
+def _name_of(parts: tuple[str, ...]) -> str:
+    path = PurePosixPath(*parts)
+    if path.is_absolute() or ".." in path.parts or "\0" in str(path):
+        raise InputError(f"{'/'.join(parts)}: leaves the data root; name a path under it")
+    return "" if path == PurePosixPath() else path.as_posix()
+
+
+@functools.cache
+def _mirror_of(url: str, cache: str, limit: int) -> "Mirror":
+    # One a process: it knows what the process uses.
+    from esm_sae.remote import Mirror, ObjectStore
+
+    folder = Path(cache).expanduser().resolve() if cache else _user_cache()
+    scheme, _, place = url.partition("://")
+    return Mirror(ObjectStore(url), folder / _name_of((scheme, *place.split("/"))), limit)
+
+
+def _user_cache() -> Path:
+    if chosen := os.environ.get("XDG_CACHE_HOME"):
+        return Path(chosen) / "esm_sae"
+    folder = "Library/Caches" if sys.platform == "darwin" else ".cache"
+    return Path.home() / folder / "esm_sae"
 
 
 @functools.cache

@@ -13,7 +13,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from esm_sae import storage
@@ -114,7 +114,7 @@ class FolderInTheMaking:
         }
         fingerprint = fingerprint_of(self.kind, self.determinants)
         manifest = Manifest(self.kind, fingerprint, self.determinants, files, summary)
-        storage.publish_json(self.work / MANIFEST_NAME, asdict(manifest))
+        storage.publish_bytes(self.work / MANIFEST_NAME, encode_manifest(manifest))
         storage.swap_folder(self.work, self.target)
         self.product = Product(self.target, manifest, self.target / MANIFEST_NAME, unchanged=False)
         return self.product
@@ -212,7 +212,7 @@ def produce_files(
                 }
                 new = Manifest(kind, fingerprint, dict(determinants), files, summary)
                 # All that needs room comes before the first step that cannot be undone.
-                record.write_bytes(storage.encode_json(asdict(new)))
+                record.write_bytes(encode_manifest(new))
                 for temporary in temporaries:
                     storage.sync(temporary)
                 manifest_path.unlink(missing_ok=True)
@@ -259,6 +259,25 @@ def read_manifest(path: storage.PathLike) -> Manifest | None:
     if not _is_manifest(content):
         raise InputError(f"{location}: not a manifest; remove it and make the output again")
     return Manifest(**content)
+
+
+def parse_manifest(text: bytes, location: str) -> Manifest:
+    """Read a manifest that came from elsewhere, whose files must lie beside it or below.
+
+    Raises:
+        InputError: it is no manifest, or names a file outside of its folder.
+    """
+    content: Any = None
+    with contextlib.suppress(ValueError, RecursionError):
+        content = json.loads(text)
+    if not _is_manifest(content):
+        raise InputError(f"{location}: not a manifest; remove it and make the output again")
+    return Manifest(**content)
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """Encode a manifest; its summary keeps the order in which it is to be read."""
+    return storage.encode_json(asdict(manifest), sort_keys=False)
 
 
 def manifest_beside(path: storage.PathLike) -> Path:
@@ -331,6 +350,11 @@ def in_place(manifest: Manifest, manifest_path: storage.PathLike) -> bool:
     return all(_has_size(folder / name, entry) for name, entry in manifest.files.items())
 
 
+def _stays_below(name: str) -> bool:
+    path = PurePosixPath(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts
+
+
 def _is_manifest(content: Any) -> bool:
     return (
         isinstance(content, dict)
@@ -338,8 +362,8 @@ def _is_manifest(content: Any) -> bool:
         and all(isinstance(content[name], str) for name in ("kind", "fingerprint"))
         and all(isinstance(content[name], dict) for name in ("determinants", "files", "summary"))
         and all(
-            isinstance(entry, dict) and entry.keys() >= {"sha256", "bytes"}
-            for entry in content["files"].values()
+            _stays_below(name) and isinstance(entry, dict) and entry.keys() >= {"sha256", "bytes"}
+            for name, entry in content["files"].items()
         )
     )
 

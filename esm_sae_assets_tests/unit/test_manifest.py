@@ -22,22 +22,28 @@ def names_in(folder):
 class Builder:
     """Writes files of a given content and counts how often it was asked to."""
 
-    def __init__(self, content: str = "content", names: tuple[str, ...] = ("a.txt", "b.txt")):
+    def __init__(
+        self,
+        content: str = "content",
+        names: tuple[str, ...] = ("a.txt", "b.txt"),
+        summary: dict | None = None,
+    ):
         self.content = content
         self.names = names
+        self.summary = summary
         self.calls = 0
 
     def folder(self, work: Path) -> dict:
         self.calls += 1
         for name in self.names:
             (work / name).write_text(self.content)
-        return {"files": len(self.names)}
+        return self.summary or {"files": len(self.names)}
 
     def files(self, paths: list[Path]) -> dict:
         self.calls += 1
         for path in paths:
             path.write_text(self.content)
-        return {"files": len(paths)}
+        return self.summary or {"files": len(paths)}
 
 
 def make_folder(root, builder, **determinants):
@@ -54,6 +60,17 @@ def make_files(root, builder, names=("x.txt", "x.parquet"), **determinants):
         determinants=determinants,
         build=builder.files,
     )
+
+
+@pytest.mark.parametrize("make", [make_folder, make_files])
+def test_a_summary_is_read_in_the_order_it_was_given(tmp_path, make):
+    summary = {"rows": 3, "fvu": 0.1, "best": [{"taxon": "x", "count": 1}]}
+    builder = Builder(summary=summary)
+    made, again = make(tmp_path, builder), make(tmp_path, builder)
+    assert again.unchanged
+    for product in (made, again):
+        assert list(product.manifest.summary) == ["rows", "fvu", "best"]
+        assert list(product.manifest.summary["best"][0]) == ["taxon", "count"]
 
 
 @pytest.mark.parametrize("make", [make_folder, make_files])

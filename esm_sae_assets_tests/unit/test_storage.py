@@ -1,6 +1,7 @@
 import fcntl
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esm_sae import storage
+from esm_sae import locks, storage
 from esm_sae.errors import InputError
 
 CRASHES = Path(__file__).with_name("crash_at_every_step.py")
@@ -171,6 +172,25 @@ def test_a_lock_that_another_holds_need_not_be_waited_for(tmp_path, start_python
     with storage.locked(tmp_path / "x", wait=False) as held:
         assert held
     assert names_in(tmp_path) == []
+
+
+def test_who_waits_long_for_a_lock_says_for_whom(tmp_path, start_python, monkeypatch, caplog):
+    monkeypatch.setattr(locks, "_SECONDS_IN_SILENCE", 0.0)
+    holder = start_python(HOLD, tmp_path / "x")
+    assert holder.stdout.readline() == "held\n"
+
+    def release(record):
+        holder.stdin.write("\n")
+        holder.stdin.flush()
+        return True
+
+    with monkeypatch.context() as patch:
+        patch.setattr(locks.LOGGER, "filters", [release])
+        with storage.locked(tmp_path / "x") as held:
+            assert held
+    (line,) = caplog.messages
+    place = f"{tmp_path / 'x'}: process {holder.pid} on {os.uname().nodename}"
+    assert line == f"{place} is writing it; waiting until that is done"
 
 
 def test_many_processes_increment_a_counter_under_the_lock(tmp_path, start_python):

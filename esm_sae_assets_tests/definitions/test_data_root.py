@@ -1,0 +1,127 @@
+"""The data root: names of outputs, a folder or on object storage, and what may not be named."""
+
+import uuid
+from pathlib import Path
+
+import pytest
+
+from esm_sae.errors import InputError
+from esm_sae_assets.external import place_of
+from esm_sae_assets.resources import DataRoot, data_root
+from esm_sae_assets.settings import load_settings
+
+
+@pytest.fixture
+def local(tmp_path):
+    return DataRoot(root=str(tmp_path), latent_dim=8)
+
+
+@pytest.fixture
+def remote(tmp_path):
+    url = f"memory://bucket/{uuid.uuid4().hex}"
+    return DataRoot(root=url, latent_dim=8, cache=str(tmp_path / "cache"))
+
+
+def test_names_are_the_same_in_a_folder_and_on_object_storage(local, remote, tmp_path):
+    for data in (local, remote):
+        names = [
+            *(data.path(), data.path("comparison"), data.sample("x"), data.shards, data.sae(4)),
+            *(data.shard_folder("0000-of-0002"), data.shard_tables(2), data.source),
+            *(data.sae(4, "replicate"), data.metrics(4), data.analysis(4, "report.html")),
+            *(data.cluster_statistics, data.embedded_clusters, data.file("taxonomy")),
+        ]
+        assert [path.relative_to(data.path()).as_posix() for path in names] == [
+            *(".", "comparison", "x.fasta", "embeddings3", "L8_k4"),
+            *("embeddings3", "embeddings3", "."),
+            *("L8_k4_replicate", "L8_k4/metrics", "analysis/L8_k4/report.html"),
+            *("cluster_statistics.json", "embedded_clusters.json", "taxonomy"),
+        ]
+    assert local.path() == tmp_path
+    assert remote.path().is_relative_to(tmp_path / "cache/memory/bucket")
+    assert (local.is_local, remote.is_local) == (True, False)
+
+
+@pytest.mark.parametrize(
+    "parts", [("..",), ("a", "../../b"), ("/etc/passwd",), ("a", "/etc"), ("a\0b",)]
+)
+def test_no_name_leaves_the_data_root(local, remote, parts):
+    for data in (local, remote):
+        with pytest.raises(InputError, match="leaves the data root"):
+            data.path(*parts)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://example.org/../../etc/taxdump.tar.gz",
+        "https://example.org/%2e%2e%2f%2e%2e%2fetc.tar.gz",
+        "https://example.org/a.tar/..",
+        "https://example.org/a..%2f..%2fb.gz",
+        "https://example.org/x.tar.gz?name=../../y",
+        "https://example.org/..",
+        "https://example.org",
+    ],
+)
+def test_no_url_names_a_file_outside_of_the_data_root(local, url, tmp_path):
+    place = place_of(url, local, "taxonomy")
+    assert Path(str(place)).resolve().parent == tmp_path
+    assert Path(str(place)).name.startswith("taxonomy")
+
+
+def test_local_copies_are_in_the_users_cache_unless_the_settings_name_a_folder(
+    monkeypatch, tmp_path
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    url = f"memory://bucket/{uuid.uuid4().hex}"
+    chosen = DataRoot(root=url, latent_dim=8)
+    assert chosen.path().is_relative_to(tmp_path / "xdg/esm_sae/memory/bucket")
+
+
+def test_a_url_may_not_lead_out_of_the_cache(tmp_path):
+    data = DataRoot(root="memory://bucket/../../x", latent_dim=8, cache=str(tmp_path))
+    with pytest.raises(InputError, match="leaves the data root"):
+        data.path()
+
+
+def test_settings_name_a_folder_or_a_url(tmp_path):
+    for given, location in (
+        (str(tmp_path), str(tmp_path)),
+        (tmp_path.as_uri(), str(tmp_path)),
+        ("s3://bucket/prefix/", "s3://bucket/prefix"),
+    ):
+        settings = load_settings({"ESM_SAE_DATA_ROOT": given})
+        assert settings.location == location
+        assert data_root(settings).root == location
+
+
+def test_the_bound_comes_from_the_environment():
+    settings = load_settings({"ESM_SAE_CACHE": "/fast/disk", "ESM_SAE_CACHE_SIZE_GB": "12.5"})
+    data = data_root(settings)
+    assert (data.cache, data.cache_size_gb) == ("/fast/disk", 12.5)
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf"])
+def test_a_bound_that_is_no_size_is_refused(value):
+    with pytest.raises(InputError, match="cache_size_gb"):
+        load_settings({"ESM_SAE_CACHE_SIZE_GB": value})
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://example.org/data",
+        "ftp://example.org/data",
+        "s3://",
+        "s3:///x",
+        "s3://b/x[1]",
+    ],
+)
+def test_a_url_that_no_output_can_be_written_to_is_refused(url):
+    with pytest.raises(InputError, match="data_root"):
+        load_settings({"ESM_SAE_DATA_ROOT": url})
+
+
+def test_credentials_in_the_url_are_refused_and_not_repeated():
+    with pytest.raises(InputError) as raised:
+        load_settings({"ESM_SAE_DATA_ROOT": "s3://AKIA:hunter2@bucket/prefix"})
+    assert "hunter2" not in str(raised.value)

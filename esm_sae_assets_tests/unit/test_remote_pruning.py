@@ -1,0 +1,101 @@
+"""Objects that no manifest names are removed once they are old, and nothing else is."""
+
+import uuid
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from esm_sae.errors import InputError
+from esm_sae.formats.manifest import manifest_beside, produce_files
+from esm_sae.remote import Mirror, ObjectStore, prune
+from esm_sae_assets.prune import main
+
+WEEK = timedelta(days=7)
+
+
+@pytest.fixture
+def store():
+    return ObjectStore(f"memory://bucket/{uuid.uuid4().hex}")
+
+
+@pytest.fixture
+def older_output(store, tmp_path):
+    """An output with an older version, of which the object of 3 bytes is left."""
+    mirror = Mirror(store, tmp_path, 10**9)
+    path = tmp_path / "x.txt"
+    for content in (b"old", b"newer"):
+        product = produce_files(
+            [path],
+            manifest=manifest_beside(path),
+            kind="test",
+            determinants={"content": content.decode()},
+            build=lambda paths, content=content: {"bytes": paths[0].write_bytes(content)},
+        )
+        mirror.push(product)
+    store.write("notes.txt", b"of the owner")
+    return mirror
+
+
+def later(days):
+    return lambda: datetime.now(UTC) + timedelta(days=days)
+
+
+def test_only_old_objects_that_no_manifest_names_go(store, older_output):
+    before = store.list("", below=True)
+    assert prune(store, older_than=WEEK, remove=True).old == 0
+    counted = prune(store, older_than=WEEK, remove=False, clock=later(8))
+    assert counted == (1, 5, 1, 3, 1, 3)
+    assert store.list("", below=True).keys() == before.keys()
+    prune(store, older_than=WEEK, remove=True, clock=later(8))
+    gone = before.keys() - store.list("", below=True).keys()
+    assert [before[name].bytes for name in gone] == [3]
+    assert prune(store, older_than=WEEK, remove=True, clock=later(8)) == (1, 5, 0, 0, 0, 0)
+
+
+def test_an_age_of_less_than_a_day_is_refused(store, older_output):
+    with pytest.raises(InputError, match="too short"):
+        prune(store, older_than=timedelta(hours=23), remove=True, clock=later(8))
+
+
+def test_nothing_is_removed_where_a_manifest_cannot_be_read(store, older_output):
+    before = store.list("", below=True)
+    store.write("y.txt.manifest.json", b"{")
+    with pytest.raises(InputError, match=r"y\.txt\.manifest\.json: not a manifest"):
+        prune(store, older_than=WEEK, remove=True, clock=later(8))
+    assert before.keys() < store.list("", below=True).keys()
+
+
+def test_a_writer_sends_an_old_object_again_that_may_be_about_to_go(
+    store, older_output, tmp_path, monkeypatch
+):
+    name = next(n for n, found in store.list("", below=True).items() if found.bytes == 3)
+    monkeypatch.setattr("esm_sae.remote.mirror.NEW", timedelta(0))
+    path = tmp_path / "x.txt"
+    product = produce_files(
+        [path],
+        manifest=manifest_beside(path),
+        kind="test",
+        determinants={"content": "old"},
+        build=lambda paths: {"bytes": paths[0].write_bytes(b"old")},
+    )
+    sent = []
+    monkeypatch.setattr(store, "upload", lambda source, target: sent.append(target))
+    older_output.push(product)
+    assert sent == [name]
+
+
+def test_the_command_counts_and_removes(store, older_output, monkeypatch, capsys):
+    monkeypatch.setenv("ESM_SAE_DATA_ROOT", store.url)
+    assert main(["--older-than", "1d"]) == 0
+    shown = capsys.readouterr().out
+    assert "1 objects (5 bytes) that a manifest names" in shown
+    assert "0 of them (0 bytes) older than 1 days; remove them with --remove" in shown
+    assert main(["--remove"]) == 0
+
+
+@pytest.mark.parametrize("arguments", [["--older-than", "0"], []])
+def test_the_command_refuses_what_makes_no_sense(arguments, store, tmp_path, monkeypatch, capsys):
+    root = store.url if arguments else str(tmp_path)
+    monkeypatch.setenv("ESM_SAE_DATA_ROOT", root)
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.startswith("error: ")
