@@ -170,6 +170,7 @@ def read_config(folder: Path) -> SAEConfig | None:
         or not set(content) <= known
         or not all(type(content.get(size)) is int for size in sizes)
         or not all(isinstance(content.get(text, ""), str) for text in texts)
+        or "/" in content.get("final_checkpoint", "")
     ):
         raise InputError(f"{path}: not the config of a training; remove it to use the file alone")
     return SAEConfig(**content)

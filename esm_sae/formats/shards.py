@@ -21,6 +21,7 @@ from esm_sae.formats.manifest import (
     Manifest,
     Product,
     discard_unfinished,
+    encode_manifest,
     fingerprint_of,
     read_manifest,
     unfinished_in,
@@ -35,6 +36,8 @@ ROW_SCHEMA = {
     "position": pl.Int32,
 }
 EMBEDDINGS, MEANS = "embeddings", "means"
+# Of the manifest of a folder of shards, whose files are those of the shards' own manifests.
+SHARDS_KIND = "embedding_manifest"
 
 _COUNTS = ("proteins", "residues", "truncated", "windowed", "skipped", "unknown_letters")
 _Numbers = TypeVar("_Numbers", int, np.ndarray)
@@ -119,6 +122,14 @@ class EmbeddingShards:
                 for path, array in zip(self.paths, self.arrays, strict=True)
             ]
         ).lazy()
+
+    @property
+    def proteins(self) -> int:
+        """The number of proteins that the rows are of, as the row tables name them."""
+        is_residues = self.provenance.pooling == "residue"
+        paths = [means_path(path) if is_residues else path for path in self.paths]
+        tables = [path.with_suffix(".parquet") for path in paths]
+        return int(pl.scan_parquet(tables).select(pl.len()).collect().item())
 
     @property
     def offsets(self) -> np.ndarray:
@@ -221,27 +232,34 @@ def shard_bounds(index: _Numbers, count: int, sequences: int) -> tuple[_Numbers,
     return index * sequences // count, (index + 1) * sequences // count
 
 
-def open_shards(directory: storage.PathLike) -> EmbeddingShards:
+def open_shards(directory: storage.PathLike, *, matrices: bool = True) -> EmbeddingShards:
     """Open a folder of embedding matrices, memory-mapped.
 
     Shards named ``-of-`` must be complete and of one origin. A folder of plain ``.npy`` matrices
     with nothing beside them is accepted with provenance ``unknown`` and one warning.
+
+    Args:
+        directory: the folder.
+        matrices: whether the matrices are there. Where they are on object storage alone, the
+            arrays have the shapes that the manifests record and are NaN.
 
     Raises:
         InputError: a shard is missing or has no manifest, shards differ in count, width, encoder
             or settings, or a file holds no float32 or float16 matrix.
     """
     folder = Path(directory)
-    paths = sorted(storage.list_files(folder, "*.npy"), key=natural_order)
-    sharded = [path for path in paths if _is_shard(path)]
+    paths = sorted(storage.list_files(folder, _of_shards(matrices)), key=natural_order)
+    sharded = [path.with_suffix(".npy") for path in paths if _is_shard(path)]
     if sharded:
-        return _open_sharded(folder, sharded)
+        return _open_sharded(folder, sharded, matrices)
     if not paths:
         raise InputError(f"{folder}: holds no .npy embedding matrices")
     return _open_bare(folder, paths)
 
 
-def publish_manifest(directory: storage.PathLike, *, count: int | None = None) -> Product:
+def publish_manifest(
+    directory: storage.PathLike, *, count: int | None = None, matrices: bool = True
+) -> Product:
     """Check that a folder's shards are complete and publish their common manifest.
 
     Its data version is the hash of the shards' hashes. With ``count``, once those shards are all
@@ -252,14 +270,14 @@ def publish_manifest(directory: storage.PathLike, *, count: int | None = None) -
         InputError: as ``open_shards``, or there are not ``count`` shards.
     """
     if count is not None:
-        _remove_other_splits(Path(directory), count)
-    shards = open_shards(directory)
+        _remove_other_splits(Path(directory), count, matrices)
+    shards = open_shards(directory, matrices=matrices)
     if count is not None and len(shards.paths) != count:
         raise InputError(
             f"{shards.directory}: holds {len(shards.paths)} shards, expected {count}; "
             "embed again into an empty folder"
         )
-    manifests = {path.stem: _manifest_of(path) for path in shards.paths}
+    manifests = {path.stem: _manifest_of(path, matrices) for path in shards.paths}
     determinants = {
         "shards": {name: manifest.fingerprint for name, manifest in manifests.items()},
         "provenance": asdict(shards.provenance),
@@ -274,13 +292,13 @@ def publish_manifest(directory: storage.PathLike, *, count: int | None = None) -
         **_totals([manifest.summary for manifest in manifests.values()]),
         "provenance": asdict(shards.provenance),
     }
-    kind = "embedding_manifest"
-    new = Manifest(kind, fingerprint_of(kind, determinants), determinants, files, summary)
+    fingerprint = fingerprint_of(SHARDS_KIND, determinants)
+    new = Manifest(SHARDS_KIND, fingerprint, determinants, files, summary)
     path = shards.directory / MANIFEST_NAME
     old = read_manifest(path)
     unchanged = old == new
     if not unchanged:
-        storage.publish_json(path, asdict(new))
+        storage.publish_bytes(path, encode_manifest(new))
     return Product(shards.directory, new, path, unchanged)
 
 
@@ -296,8 +314,13 @@ def provenance_of(determinants: Mapping[str, Any]) -> Provenance:
         raise InputError("a manifest does not say what the rows are; embed again") from None
 
 
-def _remove_other_splits(folder: Path, count: int) -> None:
-    shards = [path for path in storage.list_files(folder, "*.npy") if _is_shard(path)]
+def _of_shards(matrices: bool) -> str:
+    """Return the pattern of the files by which shards are found."""
+    return "*.npy" if matrices else "*.json"
+
+
+def _remove_other_splits(folder: Path, count: int, matrices: bool) -> None:
+    shards = [path for path in storage.list_files(folder, _of_shards(matrices)) if _is_shard(path)]
     wanted = {shard_name(index, count) for index in range(count)}
     if not wanted <= {path.stem for path in shards if read_manifest(path.with_suffix(".json"))}:
         return
@@ -320,13 +343,16 @@ def _totals(summaries: list[dict[str, Any]]) -> dict[str, int]:
     }
 
 
-def _open_sharded(folder: Path, paths: list[Path]) -> EmbeddingShards:
+def _open_sharded(folder: Path, paths: list[Path], matrices: bool) -> EmbeddingShards:
     _require_complete(folder, paths)
-    manifests = [_manifest_of(path) for path in paths]
+    manifests = [_manifest_of(path, matrices) for path in paths]
     first = manifests[0]
     for path, manifest in zip(paths[1:], manifests[1:], strict=True):
         _require_same_origin(folder, paths[0], first, path, manifest)
-    arrays = [map_matrix(path) for path in paths]
+    arrays = [
+        map_matrix(path) if matrices else _recorded_matrix(manifest)
+        for path, manifest in zip(paths, manifests, strict=True)
+    ]
     _require_one_width(paths, arrays)
     versions = {
         path.stem: manifest.data_version for path, manifest in zip(paths, manifests, strict=True)
@@ -405,13 +431,19 @@ def _require_one_width(paths: list[Path], arrays: list[np.ndarray]) -> None:
             )
 
 
-def _manifest_of(path: Path) -> Manifest:
+def _recorded_matrix(manifest: Manifest) -> np.ndarray:
+    """Return a matrix of a shard's shape that takes no memory and can't be taken for rows."""
+    shape = manifest.summary["rows"], manifest.summary["width"]
+    return np.broadcast_to(np.float32(np.nan), shape)
+
+
+def _manifest_of(path: Path, matrices: bool) -> Manifest:
     manifest = read_manifest(path.with_suffix(".json"))
     if manifest is None or not path.with_suffix(".parquet").is_file():
         raise InputError(
             f"{path}: incomplete, its manifest or row table is missing; embed this shard again"
         )
-    for file in (path, path.with_suffix(".parquet")):
+    for file in ([path] if matrices else []) + [path.with_suffix(".parquet")]:
         entry = manifest.files.get(file.name)
         if entry is None or file.stat().st_size != entry["bytes"]:
             raise InputError(f"{file}: not the file its manifest records; embed this shard again")
@@ -425,7 +457,8 @@ def map_matrix(path: Path) -> np.ndarray:
         InputError: the file is missing, damaged or holds anything else.
     """
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        # Not np.load, which opens archives and pickles too.
+        array = np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError:
         raise InputError(f"{path}: missing; embed this shard again") from None
     # A damaged header makes NumPy raise whatever it leads its parser to.
