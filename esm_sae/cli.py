@@ -12,6 +12,7 @@ from types import TracebackType
 from esm_sae import storage
 from esm_sae.errors import InputError, one_line
 from esm_sae.progress import set_quiet
+from esm_sae.url_secrets import without_secrets
 
 # What shells report of a program that SIGINT ended: 128 + 2.
 _INTERRUPTED = 130
@@ -141,7 +142,9 @@ def run(
 
 def _local_path(text: str) -> Path:
     if storage.is_url(text):
-        raise argparse.ArgumentTypeError(f"{text}: is a URL; results are written to local paths")
+        raise argparse.ArgumentTypeError(
+            f"{without_secrets(text)}: is a URL; results are written to local paths"
+        )
     if not text:
         raise argparse.ArgumentTypeError("expected a path, it is empty")
     return Path(text)

@@ -1,4 +1,4 @@
-"""The code location: all assets, jobs and resources, built from the settings."""
+"""The code location: assets, jobs, schedules, sensors, resources, built from the settings."""
 
 import warnings
 from typing import Any
@@ -12,8 +12,12 @@ from esm_sae_assets.assets.embeddings import embedding_assets
 from esm_sae_assets.assets.report import report_assets
 from esm_sae_assets.assets.sae import sae_assets
 from esm_sae_assets.assets.sequences import sequence_assets
+from esm_sae_assets.automation import automation_sensor, with_automation
+from esm_sae_assets.catalogue import catalogued
 from esm_sae_assets.jobs import jobs
-from esm_sae_assets.resources import DataRoot, EncoderResource
+from esm_sae_assets.resources import EncoderResource, data_root
+from esm_sae_assets.schedules import schedules
+from esm_sae_assets.sensors import sensors
 from esm_sae_assets.settings import Settings, load_settings
 
 
@@ -42,21 +46,24 @@ def build_defs(settings: Settings | None = None, **overrides: Any) -> dg.Definit
     untrained_encoder = EncoderResource(
         name=settings.untrained_encoder, device=chosen.device, precision=chosen.precision
     )
+    all_jobs = jobs(settings)
     return dg.Definitions(
-        assets=_assets(settings),
-        jobs=jobs(settings),
+        assets=with_automation(_assets(settings)),
+        jobs=all_jobs,
+        schedules=schedules(settings),
+        sensors=[*sensors(settings, all_jobs), automation_sensor()],
         resources={
-            "data": DataRoot(root=str(settings.root), latent_dim=settings.sae.latent_dim),
+            "data": data_root(settings),
             "encoder": encoder,
             "untrained_encoder": untrained_encoder,
         },
     )
 
 
-def _assets(settings: Settings) -> list[dg.AssetsDefinition]:
+def _assets(settings: Settings) -> list[dg.AssetsDefinition | dg.AssetSpec]:
     # Whoever loads the definitions need not hear that backfill policies are in beta.
     with warnings.catch_warnings(action="ignore", category=dg.BetaWarning):
-        return [
+        assets = [
             *sequence_assets(settings),
             *embedding_assets(settings),
             *sae_assets(settings),
@@ -65,6 +72,7 @@ def _assets(settings: Settings) -> list[dg.AssetsDefinition]:
             *concept_assets(settings),
             *report_assets(settings),
         ]
+        return catalogued(assets, settings)
 
 
 defs = build_defs()

@@ -9,6 +9,7 @@ import importlib.resources
 import itertools
 import operator
 import os
+import stat
 import sys
 import time
 from collections.abc import Sequence
@@ -20,15 +21,15 @@ import dagster as dg
 
 from esm_sae import storage
 from esm_sae.errors import InputError
+from esm_sae_assets.attempts import LAUNCHED_BY_TAG
 from esm_sae_assets.currency import Target, is_current, runs_of, targets_in_order
 from esm_sae_assets.definitions import build_defs
+from esm_sae_assets.partition_ranges import range_tags
 from esm_sae_assets.settings import Settings, load_settings
 from esm_sae_assets.summary import summarise
 
 INSTANCE_FOLDER = ".dagster"
 
-_RANGE_START_TAG = "dagster/asset_partition_range_start"
-_RANGE_END_TAG = "dagster/asset_partition_range_end"
 _ROWS = "dagster/row_count"
 
 
@@ -82,7 +83,11 @@ def prepare_instance(project: Path) -> Path:
     environment = project / ".env"
     lines = environment.read_text().splitlines() if environment.exists() else []
     kept = [line for line in lines if not line.startswith("DAGSTER_HOME=")]
-    storage.publish_text(environment, "\n".join([*kept, f"DAGSTER_HOME={home}"]) + "\n")
+    # People keep passwords in it: readable for others only where they made it so.
+    mode = stat.S_IMODE(environment.stat().st_mode) if environment.exists() else 0o600
+    with storage.publish(environment) as temporary:
+        temporary.touch(mode)
+        temporary.write_text("\n".join([*kept, f"DAGSTER_HOME={home}"]) + "\n")
     os.environ["DAGSTER_HOME"] = str(home)
     return home
 
@@ -95,11 +100,12 @@ def run_graph(settings: Settings, instance: dg.DagsterInstance) -> Outcome:
     """
     started = time.monotonic()
     defs = build_defs(settings)
-    targets = targets_in_order(defs)
+    graph = defs.resolve_asset_graph()
+    targets = targets_in_order(graph)
     materialised = 0
     for _, partitions in itertools.groupby(targets, operator.attrgetter("key")):
-        outdated = [target for target in partitions if not is_current(target, defs, instance)]
-        for run in runs_of(outdated, defs):
+        outdated = [target for target in partitions if not is_current(target, graph, instance)]
+        for run in runs_of(outdated, graph):
             _say(f"[{targets.index(run[0]) + 1}/{len(targets)}] {_label(run)}")
             _materialise(run, defs, instance)
             materialised += len(run)
@@ -113,20 +119,19 @@ def _label(run: Sequence[Target]) -> str:
 
 def _materialise(run: Sequence[Target], defs: dg.Definitions, instance: dg.DagsterInstance) -> None:
     started = time.monotonic()
-    key, first, last = run[0].key, run[0].partition, run[-1].partition
-    over = {} if len(run) == 1 else {_RANGE_START_TAG: str(first), _RANGE_END_TAG: str(last)}
+    over = range_tags([str(target.partition) for target in run]) if len(run) > 1 else {}
     result = dg.materialize(
         list(defs.assets or []),  # pyright: ignore[reportArgumentType]
-        selection=[key],
-        partition_key=first if len(run) == 1 else None,
+        selection=[run[0].key],
+        partition_key=None if over else run[0].partition,
         resources=dict(defs.resources or {}),
         instance=instance,
         # Everything is in the instance's event log; a terminal shows the progress bars.
         run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-        tags={"esm_sae/launched_by": "demo", **over},
+        tags={LAUNCHED_BY_TAG: "demo", **over},
         raise_on_error=True,
     )
-    events = result.asset_materializations_for_node(key.path[-1])
+    events = result.asset_materializations_for_node(run[0].key.path[-1])
     rows = [cast(int, event.metadata[_ROWS].value) for event in events if _ROWS in event.metadata]
     counted = f"{sum(rows):>12,} rows" if rows else ""
     _say(f"{'':8}{time.monotonic() - started:6.1f} s {counted}")

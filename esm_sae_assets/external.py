@@ -6,8 +6,10 @@ from urllib.parse import urlsplit
 import dagster as dg
 
 from esm_sae import storage
+from esm_sae.data import provenance
 from esm_sae_assets import metadata
-from esm_sae_assets.assets import OWNERS
+from esm_sae_assets.checks import specs_of
+from esm_sae_assets.checks.reports import DOWNLOAD, download_checks
 from esm_sae_assets.resources import DataRoot
 from esm_sae_assets.settings import code_version
 
@@ -15,8 +17,11 @@ from esm_sae_assets.settings import code_version
 def state_of(source: str) -> list[str]:
     """Return size and time of a local file, or of those in a folder; nothing of what is not local.
 
-    In a code version it shows that one was replaced in place.
+    Of what comes with the package, the hashes. In a code version it shows that one was replaced
+    in place.
     """
+    if source == "bundled":
+        return sorted(provenance()["sha256"].values())
     path = Path(source)
     files = sorted(path.iterdir()) if source and path.is_dir() else [path]
     states = [(file.name, file.stat()) for file in files if file.is_file()]
@@ -30,7 +35,7 @@ def place_of(source: str, data: DataRoot, name: str) -> str | Path | None:
     """
     if not source:
         return None
-    return data.path(_file_name(source, name)) if storage.is_http_url(source) else source
+    return data.file(_file_name(source, name)) if storage.is_http_url(source) else source
 
 
 def download_asset(
@@ -43,17 +48,19 @@ def download_asset(
     @dg.asset(
         name=name,
         group_name=group,
-        owners=OWNERS,
         description=description,
+        kinds={"file"},
+        check_specs=specs_of(name, DOWNLOAD),
         code_version=code_version(1, source, checksum),
     )
     def downloaded(data: DataRoot) -> dg.MaterializeResult:
         # Only here: httpx is slow to import.
         from esm_sae.sequences.download import download
 
-        with metadata.materializing() as clock:
-            target = data.path(_file_name(source, name))
-            return metadata.result(download(source, target, checksum=checksum or None), clock)
+        with metadata.materializing(data) as clock:
+            target = data.file(_file_name(source, name))
+            product = download(source, target, checksum=checksum or None)
+            return metadata.result(product, clock, checks=download_checks(product))
 
     return [downloaded]
 

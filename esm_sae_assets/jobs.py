@@ -3,68 +3,105 @@
 The whole pipeline is a backfill over all assets, or ``python -m esm_sae_assets.demo``.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import dagster as dg
 
 from esm_sae_assets.settings import Settings
 
+Stage = Literal[
+    "sequences", "embedding", "collection", "clusters", "training", "analysis", "report"
+]
+
+SAMPLE, EMBED, COLLECT = "sample_sequences", "embed_shards", "collect_embeddings"
+TRAIN = "train_autoencoders"
+
+# Runs that wait in the queue: what is soon done, or waited for, before thousands of shards.
+_PRIORITIES: dict[Stage, int] = {
+    "sequences": 2,
+    "embedding": 0,
+    "collection": 1,
+    "clusters": 1,
+    "training": 1,
+    "analysis": 2,
+    "report": 3,
+}
+
 _CLUSTER_REPORT = dg.AssetSelection.assets("embedding_cluster_report")
 
 
 def jobs(settings: Settings) -> list[Any]:
-    """Build the jobs."""
+    """Build the jobs, in the order in which they follow on each other."""
     # Any: Dagster does not export the type.
-    shards = dg.AssetSelection.assets("embedding_shards")
-    measured = dg.AssetSelection.assets("sae_metrics")
-    compared = dg.AssetSelection.assets("sae_comparison")
-    for_all_k = dg.AssetSelection.assets(
+    groups, assets = dg.AssetSelection.groups, dg.AssetSelection.assets
+    shards, compared = assets("embedding_shards"), assets("sae_comparison")
+    # Weights, of those in the group, are what is no table.
+    trained = groups("sae") & dg.AssetSelection.kind("numpy")
+    measured = groups("sae") - trained - compared
+    reports = groups("report") & dg.AssetSelection.kind("html")
+    for_all_k = assets(
         "concept_annotations",
         "concept_baselines",
         *(["latent_matches"] if settings.sae.replicate else []),
     )
+
+    def job(name: str, stage: Stage, selection: dg.AssetSelection, description: str) -> Any:
+        tags = {
+            "esm_sae/profile": settings.profile,
+            "esm_sae/stage": stage,
+            "dagster/priority": str(_PRIORITIES[stage]),
+        }
+        return dg.define_asset_job(name, selection, tags=tags, description=description)
+
     return [
-        dg.define_asset_job(
-            "sample_sequences",
-            selection=dg.AssetSelection.groups("sequences"),
-            description="UniRef50 and the two samples.",
+        job(SAMPLE, "sequences", groups("sequences"), "UniRef50 and the two samples."),
+        job(
+            EMBED,
+            "embedding",
+            shards,
+            "Embedding shards, several neighbours in one run; launch as a backfill over the "
+            "shards.",
         ),
-        dg.define_asset_job(
-            "embed_shards",
-            selection=shards,
-            description="Embedding shards; launch as a backfill over the shards.",
+        job(
+            COLLECT,
+            "collection",
+            groups("embeddings") - shards,
+            "The manifest of all shards, and the untrained encoder's embeddings.",
         ),
-        dg.define_asset_job(
-            "collect_embeddings",
-            selection=dg.AssetSelection.groups("embeddings") - shards,
-            description="The manifest of all shards, and the untrained encoder's embeddings.",
-        ),
-        dg.define_asset_job(
+        job(
             "cluster_proteins",
-            selection=dg.AssetSelection.groups("clusters") | _CLUSTER_REPORT,
-            description="Taxon clusters with embeddings, and density clusters with their report.",
+            "clusters",
+            groups("clusters") | _CLUSTER_REPORT,
+            "Taxon clusters with embeddings, and density clusters with their report.",
         ),
-        dg.define_asset_job(
-            "train_autoencoders",
-            selection=dg.AssetSelection.groups("sae") - measured - compared,
-            description="Autoencoders, those of a range of k in one run; launch as a backfill "
-            "over k.",
+        job(
+            TRAIN,
+            "training",
+            trained,
+            "Autoencoders, those of a range of k in one run; launch as a backfill over k.",
         ),
-        dg.define_asset_job(
+        job(
             "prepare_analysis",
-            selection=for_all_k,
-            description="What the analysis of every k reads: concepts and their baselines, matched "
-            "latents.",
+            "analysis",
+            for_all_k,
+            "What the analysis of every k reads: concepts and their baselines, matched latents.",
         ),
-        dg.define_asset_job(
+        job(
             "analyse_autoencoders",
-            selection=measured
-            | dg.AssetSelection.groups("analysis", "report") - _CLUSTER_REPORT - for_all_k,
-            description="Metrics, analysis and report; launch as a backfill over k.",
+            "analysis",
+            measured | groups("analysis") - for_all_k,
+            "Metrics and analysis; launch as a backfill over k.",
         ),
-        dg.define_asset_job(
+        job(
+            "write_reports",
+            "report",
+            reports - _CLUSTER_REPORT,
+            "The report of each autoencoder; launch as a backfill over k.",
+        ),
+        job(
             "compare_autoencoders",
-            selection=compared,
-            description="The autoencoders of all k side by side.",
+            "analysis",
+            compared,
+            "The autoencoders of all k side by side.",
         ),
     ]

@@ -1,11 +1,10 @@
 """What every asset shows: counts, sizes, time and memory, plots and small tables."""
 
-import base64
 import contextlib
 import resource
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +12,14 @@ import dagster as dg
 
 from esm_sae.errors import InputError
 from esm_sae.formats.manifest import Product
+from esm_sae_assets.resources import DataRoot
+from esm_sae_assets.shown_values import Metadata, in_order, page, plot
+from esm_sae_assets.table_schemas import other_schemas, table_schema
 
 if TYPE_CHECKING:
     import torch
 
-Metadata = dict[str, Any]
+__all__ = ["MANIFEST_KEY", "Clock", "materializing", "page", "peak_device_memory", "plot", "result"]
 
 MANIFEST_KEY = "manifest"
 
@@ -25,9 +27,14 @@ _BYTES_PER_MAXRSS = 1 if sys.platform == "darwin" else 1024
 
 
 class Clock:
-    """Seconds since a step began."""
+    """Seconds since a step began, and where its outputs go."""
 
-    def __init__(self) -> None:
+    def __init__(self, data: DataRoot) -> None:
+        self.data = data
+        self._started = time.monotonic()
+
+    def restart(self) -> None:
+        """Count from now on: a step makes its next output."""
         self._started = time.monotonic()
 
     @property
@@ -37,10 +44,11 @@ class Clock:
 
 
 @contextlib.contextmanager
-def materializing() -> Iterator[Clock]:
+def materializing(data: DataRoot) -> Iterator[Clock]:
     """Time a step, and fail it in one clear line where its input cannot be used."""
     try:
-        yield Clock()
+        with data.step():
+            yield Clock(data)
     except InputError as error:
         raise dg.Failure(description=str(error), allow_retries=False) from None
     except OSError as error:
@@ -55,46 +63,55 @@ def result(
     *,
     rows: int | None = None,
     table: Path | None = None,
+    lineage: dg.TableColumnLineage | None = None,
     checks: Sequence[dg.AssetCheckResult] = (),
     **looked_at: Any,
 ) -> dg.MaterializeResult:
-    """Describe an output to Dagster: its data version and what there is to see of it.
+    """Publish an output, and describe it to Dagster: its data version and what there is to see.
 
-    What people look at comes first: plots, then figures, then the bookkeeping.
+    What people look at comes first: plots, then figures and tables, then the bookkeeping.
 
     Args:
         product: the output.
         clock: started with the step.
         rows: number of rows, of what the asset's description calls a row.
         table: a parquet table that shows its columns, and its rows where ``rows`` is not given.
+        lineage: from which columns that table's are.
         checks: what a second look at the output found.
-        looked_at: plots and figures of the asset's own.
+        looked_at: plots and figures of the asset's own; they go before those of the manifest.
     """
-    summary = {name: _value(value) for name, value in _flattened(product.manifest.summary).items()}
+    clock.data.publish(product)
     shape: Metadata = {}
     if table is not None:
-        shape["dagster/column_schema"] = _column_schema(table)
+        shape["dagster/column_schema"] = table_schema(product, table, lineage)
         rows = _row_count(table) if rows is None else rows
+    if lineage is not None:
+        shape["dagster/column_lineage"] = lineage
     if rows is not None:
         shape["dagster/row_count"] = rows
     return dg.MaterializeResult(
         data_version=dg.DataVersion(product.manifest.data_version),
         check_results=checks,
-        metadata=looked_at | summary | shape | _bookkeeping(product, clock),
+        metadata={
+            # Once more at the end: its own values are those shown.
+            **in_order({**looked_at, **product.manifest.summary, **looked_at}),
+            **shape,
+            **_bookkeeping(product, clock),
+            **other_schemas(product, table),
+        },
     )
 
 
 def _bookkeeping(product: Product, clock: Clock) -> Metadata:
-    files = product.manifest.files
+    size = sum(int(entry["bytes"]) for entry in product.manifest.files.values())
     return {
-        "path": dg.MetadataValue.path(str(product.path)),
-        "files": len(files),
-        "size_bytes": sum(int(entry["bytes"]) for entry in files.values()),
         "seconds": round(clock.seconds, 2),
-        "peak_memory_bytes": peak_memory_bytes(),
+        "peak_memory_mb": _megabytes(peak_memory_bytes()),
+        "size_mb": _megabytes(size),
         "unchanged": product.unchanged,
+        "path": dg.MetadataValue.path(clock.data.address(product)),
+        MANIFEST_KEY: dg.MetadataValue.path(clock.data.manifest_address(product)),
         "fingerprint": product.manifest.fingerprint[:16],
-        MANIFEST_KEY: dg.MetadataValue.path(str(product.manifest_path)),
     }
 
 
@@ -109,36 +126,7 @@ def peak_device_memory(device: "torch.device") -> Metadata:
         return {}
     import torch
 
-    return {"peak_device_memory_bytes": torch.cuda.max_memory_allocated(device)}
-
-
-def plot(source: Path | bytes, title: str = "") -> dg.MarkdownMetadataValue:
-    """Show a PNG in the metadata; it is small, so it is put inline."""
-    png = source.read_bytes() if isinstance(source, Path) else source
-    encoded = base64.b64encode(png).decode()
-    return dg.MetadataValue.md(f"![{title}](data:image/png;base64,{encoded})")
-
-
-def _table(rows: Sequence[Mapping[str, Any]]) -> dg.MarkdownMetadataValue:
-    """Show a few rows as a table."""
-    if not rows:
-        return dg.MetadataValue.md("(none)")
-    names = list(rows[0])
-    lines = ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
-    lines += ["| " + " | ".join(_cell(row[name]) for name in names) + " |" for row in rows]
-    return dg.MetadataValue.md("\n".join(lines))
-
-
-def _column_schema(parquet: Path) -> dg.TableSchema:
-    """Return the columns of a parquet table."""
-    import polars as pl
-
-    return dg.TableSchema(
-        columns=[
-            dg.TableColumn(name, str(dtype))
-            for name, dtype in pl.read_parquet_schema(parquet).items()
-        ]
-    )
+    return {"peak_device_memory_mb": _megabytes(torch.cuda.max_memory_allocated(device))}
 
 
 def _row_count(parquet: Path) -> int:
@@ -148,31 +136,5 @@ def _row_count(parquet: Path) -> int:
     return int(pl.scan_parquet(parquet).select(pl.len()).collect().item())
 
 
-def _flattened(summary: Mapping[str, Any]) -> Metadata:
-    """Give each count of a dictionary of counts a line of its own, which Dagster can plot."""
-    flat: Metadata = {}
-    for name, value in summary.items():
-        if isinstance(value, Mapping) and value and all(type(n) is int for n in value.values()):
-            flat |= {f"{name}: {key}": count for key, count in value.items()}
-        else:
-            flat[name] = value
-    return flat
-
-
-def _value(value: Any) -> Any:
-    if value is None:
-        return "none"
-    if isinstance(value, float):
-        return float(f"{value:.6g}")
-    if isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, list) and value and all(isinstance(row, Mapping) for row in value):
-        return _table(value)
-    return dg.MetadataValue.json(value)
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    text = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return text.replace("|", "\\|").replace("\n", " ")
+def _megabytes(count: int) -> float:
+    return float(f"{count / 1e6:.4g}")

@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -23,16 +24,31 @@ from esm_sae import storage
 from esm_sae.clusters import Backend, Layout, Organism, Rank, Selection
 from esm_sae.embedding.encoders import encoder_names, untrained_name
 from esm_sae.errors import InputError
+from esm_sae.url_secrets import holds_secret, without_secrets
 
 _MOST = 2**31 - 1
 
 LARGE_SAMPLE, SMALL_SAMPLE = "uniref50_10M_sample", "uniref50_1M_sample"
+
+# More than the 129 GB of the largest profile's shards.
+CACHE_SIZE_GB = 200.0
 
 _PREFIX = "ESM_SAE_"
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @field_validator("*")
+    @classmethod
+    def _require_no_secret(cls, value: Any) -> Any:
+        # Outputs record their sources, and Dagster keeps for months what it was configured with.
+        if isinstance(value, str) and holds_secret(value):
+            raise ValueError(
+                "holds a user name, a password or a token; a download takes them from the netrc "
+                "file, an object store from its own variables (docs/security.md)"
+            )
+        return value
 
 
 def _split_list(value: Any) -> Any:
@@ -224,13 +240,105 @@ class AnalysisSettings(_Section):
     """Most held-out rows over which latents of two autoencoders are correlated."""
 
 
+class CheckSettings(_Section):
+    """From when on a check of a model warns. No output depends on these."""
+
+    unknown_taxa_share: float = Field(default=0.1, ge=0, le=1)
+    """Largest share of sampled records that tell no taxon."""
+    cut_share: float = Field(default=0.1, ge=0, le=1)
+    """Largest share of proteins that are cut off or left out for their length."""
+    dead_share: float = Field(default=0.3, ge=0, le=1)
+    """Largest share of latents that did not fire in the training's last pass."""
+    silent_share: float = Field(default=0.5, ge=0, le=1)
+    """Largest share of latents that fire on no row of the shards."""
+    fvu_rise: float = Field(default=0.1, ge=0)
+    """Largest rise of the FVU over the last other output, as a share of that."""
+    noise_share: float = Field(default=0.9, ge=0, le=1)
+    """Largest share of proteins in no density cluster."""
+    duplicated_share: float = Field(default=0.5, ge=0, le=1)
+    """Largest share of live latents that are nearly the same as another."""
+
+
+class StepSettings(_Section):
+    """What a step asks of a cluster (deploy/ray, deploy/k8s); elsewhere nothing reads it."""
+
+    gpus: int = Field(default=1, ge=0)
+    """GPUs of a step of the pool ``gpu``; 0 where the cluster has none."""
+    cpus: int = Field(default=1, ge=1)
+    """Cores of any step; on Ray torch starts as many threads."""
+    memory_gb: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Memory of any step; none: it does not matter where there is how much."""
+
+
+class ScheduleSettings(_Section):
+    """What is launched without being asked: the schedule of the shards and the sensors."""
+
+    enabled: bool = False
+    """Whether they are on from the start; each can be switched in the UI."""
+    cron: str = "*/5 * * * *"
+    """When missing shards are looked for, as a cron expression in UTC."""
+    shards_at_once: int = Field(default=16, ge=1)
+    """Most shards in progress, whoever launched them, for more to be launched."""
+    shards_per_run: int = Field(default=8, ge=1)
+    """Most neighbouring shards in one run, which loads the encoder once; in backfills too."""
+    attempts: int = Field(default=3, ge=1)
+    """Runs that may fail on the same code and inputs before a shard or a k is left to you."""
+    seconds_between_looks: int = Field(default=60, ge=1)
+    """Pause of the sensor that trains once all shards are there."""
+    analyse: bool = False
+    """Whether that sensor goes on with all that is below the autoencoders."""
+    seconds_between_source_looks: int = Field(default=3_600, ge=1)
+    """Pause of the sensor that looks for another source."""
+
+    @field_validator("cron")
+    @classmethod
+    def _require_cron(cls, value: str) -> str:
+        # Only here: settings are read without Dagster, too.
+        from dagster._utils.schedules import is_valid_cron_string
+
+        if not is_valid_cron_string(value):
+            raise ValueError("expected five fields, such as */5 * * * *")
+        return value
+
+
+class CatalogueSettings(_Section):
+    """What Dagster's UI says of the assets beside what they are."""
+
+    owners: tuple[str, ...] = ("team:esm-sae",)
+    """Who answers for them: e-mail addresses and ``team:NAME``; in the environment separated by
+    commas."""
+    overdue_days: int = Field(default=0, ge=0)
+    """Days after which source, samples and reports are shown as overdue, and after half as many
+    more as failing; 0: never."""
+    code_url: str = ""
+    """Address of this code at the deployed revision, such as
+    https://github.com/OWNER/NAME/blob/REVISION; empty: links go to the local files."""
+
+    @field_validator("owners", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return _split_list(value)
+
+    @field_validator("owners")
+    @classmethod
+    def _require_owners(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if any("@" not in owner and not owner.startswith("team:") for owner in value):
+            raise ValueError("expected e-mail addresses and team:NAME")
+        return value
+
+
 class Settings(_Section):
     """All settings of a deployment."""
 
     profile: str
     """Name of the profile these settings started from."""
     data_root: str = "data"
-    """Folder of all outputs; a relative one is relative to the working directory."""
+    """Folder of all outputs, or its URL on object storage, such as s3://bucket/prefix; a relative
+    one is relative to the working directory."""
+    cache: str = ""
+    """Folder of the local copies of what is on object storage; empty: in the user's cache."""
+    cache_size_gb: float = Field(default=CACHE_SIZE_GB, gt=0, allow_inf_nan=False)
+    """Most that the copies may have, in units of 1e9 bytes; docs/storage.md."""
     source: str = "bundled"
     """UniRef50: ``bundled`` for the bundled proteins, or the path or URL of a FASTA file. What an
     HTTP(S) URL has is downloaded."""
@@ -251,6 +359,20 @@ class Settings(_Section):
     sae: SAESettings = SAESettings()
     clusters: ClusterSettings = ClusterSettings()
     analysis: AnalysisSettings = AnalysisSettings()
+    schedules: ScheduleSettings = ScheduleSettings()
+    steps: StepSettings = StepSettings()
+    checks: CheckSettings = CheckSettings()
+    catalogue: CatalogueSettings = CatalogueSettings()
+
+    @field_validator("data_root")
+    @classmethod
+    def _require_place(cls, value: str) -> str:
+        is_readable_only = value.lower().startswith(("http://", "https://", "ftp://"))
+        is_url = storage.local_path(value) is None
+        is_pattern = any(letter in value for letter in "*?[]#")
+        if is_readable_only or (is_url and (is_pattern or not urlsplit(value).netloc)):
+            raise ValueError("expected a folder, or a URL such as s3://bucket/prefix")
+        return value
 
     @property
     def shard_count(self) -> int:
@@ -269,8 +391,18 @@ class Settings(_Section):
 
     @property
     def root(self) -> Path:
-        """The data root as an absolute path."""
-        return Path(self.data_root).expanduser().resolve()
+        """The data root as an absolute path, where it is a folder."""
+        folder = storage.local_path(self.data_root)
+        if folder is None:
+            raise InputError(f"{self.data_root}: is no folder; give a path")
+        return folder.expanduser().resolve()
+
+    @property
+    def location(self) -> str:
+        """The data root as an absolute path, or its URL."""
+        if storage.local_path(self.data_root) is None:
+            return self.data_root.rstrip("/")
+        return str(self.root)
 
 
 def load_settings(environment: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
@@ -294,7 +426,8 @@ def load_settings(environment: Mapping[str, str] | None = None, **overrides: Any
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"settings: {name} = {first['input']!r}: {first['msg']}") from None
+        shown = without_secrets(repr(first["input"]))
+        raise InputError(f"settings: {name} = {shown}: {first['msg']}") from None
     _require_untrained_encoder(settings)
     return settings
 

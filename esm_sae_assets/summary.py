@@ -5,20 +5,21 @@ from pathlib import Path
 from typing import Any
 
 from esm_sae.formats.manifest import manifest_beside, read_manifest
-from esm_sae.formats.shards import open_shards
-from esm_sae_assets.resources import DataRoot
+from esm_sae.formats.shards import provenance_of
+from esm_sae_assets.resources import DataRoot, data_root
 from esm_sae_assets.settings import LARGE_SAMPLE, SMALL_SAMPLE, Settings
 
 
 def summarise(settings: Settings) -> str:
     """Describe a materialised graph: counts, one row of figures per k, and where to look."""
-    data = DataRoot(root=str(settings.root), latent_dim=settings.sae.latent_dim)
-    shards = open_shards(data.shards)
+    data = data_root(settings)
+    shards = read_manifest(data.shard_tables(settings.shard_count))
+    assert shards is not None
     lines = [
         f"proteins      {_counted(data.sample(LARGE_SAMPLE), 'sampled'):,} in the large sample, "
         f"{_counted(data.sample(SMALL_SAMPLE), 'sampled'):,} in the small one",
-        f"embeddings    {shards.rows:,} rows of width {shards.width}; "
-        f"{shards.provenance.describe()}",
+        f"embeddings    {shards.summary['rows']:,} rows of width "
+        f"{shards.summary['width']}; {provenance_of(shards.determinants).describe()}",
         f"taxa          {_counted(data.sampled_sequences, 'clusters'):,} sampled",
         f"clusters      {_counted(data.embedding_clusters, 'clusters'):,} density clusters",
         "",
@@ -26,7 +27,7 @@ def summarise(settings: Settings) -> str:
         "",
         *(f"report        {data.analysis(k, 'report.html')}" for k in settings.sae.ks),
         f"clusters      {data.cluster_report}",
-        f"comparison    {data.path('comparison', 'comparison.png')}",
+        f"comparison    {data.path('comparison') / 'comparison.png'}",
         "lineage       make dev, then http://127.0.0.1:3000",
     ]
     return "\n".join(lines)

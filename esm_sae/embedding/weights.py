@@ -10,6 +10,7 @@ import torch
 from esm_sae import storage
 from esm_sae.embedding.torch_files import is_dense, read_torch_file
 from esm_sae.errors import InputError
+from esm_sae.url_secrets import without_secrets
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -26,8 +27,8 @@ def read_weights(path: storage.PathLike) -> Tensors:
     location = storage.local_path(path)
     if location is None:
         raise InputError(
-            f"{path}: is a URL, and weights are read from a local path; fetch the file and name "
-            "that with --weights PATH"
+            f"{without_secrets(os.fspath(path))}: is a URL, and weights are read from a local "
+            "path; fetch the file and name that with --weights PATH"
         )
     storage.open_binary(location).close()
     if location.suffix == ".safetensors":

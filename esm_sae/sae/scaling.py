@@ -5,17 +5,18 @@ from pathlib import Path
 
 import numpy as np
 
-from esm_sae import storage
 from esm_sae.errors import InputError
 from esm_sae.formats.checkpoint import Checkpoint, SAEConfig
-from esm_sae.formats.manifest import read_manifest
+from esm_sae.formats.manifest import is_recorded, read_manifest
 from esm_sae.formats.shards import EmbeddingShards
+from esm_sae.progress import progress
 from esm_sae.sae.model import Weights
 from esm_sae.sae.rows import RowRuns, read_rows
 
 NORMALIZE_EPSILON = 1e-5
 
 _ROWS_PER_BLOCK = 1_024
+_NAMED = 20
 
 
 @dataclass(frozen=True)
@@ -126,14 +127,28 @@ def require_intact(shards: EmbeddingShards) -> None:
     Raises:
         InputError: a file is not the one its manifest describes.
     """
-    for path in shards.paths:
-        manifest = read_manifest(path.with_suffix(".json"))
-        if manifest is None or path.name not in manifest.files:
-            continue
-        if storage.sha256_of(path) != manifest.files[path.name]["sha256"]:
-            raise InputError(
-                f"{path}: its bytes differ from what its manifest records; embed this shard again"
-            )
+    total = sum(array.nbytes for array in shards.arrays)
+    damaged = []
+    with progress(total, unit="bytes", description="verifying shards") as shown:
+        for path, array in zip(shards.paths, shards.arrays, strict=True):
+            if not _is_as_recorded(path):
+                damaged.append(path)
+            shown.update(array.nbytes)
+    if len(damaged) == 1:
+        raise InputError(
+            f"{damaged[0]}: its bytes differ from what its manifest records; embed this shard again"
+        )
+    if damaged:
+        more = f" and {len(damaged) - _NAMED} more" if len(damaged) > _NAMED else ""
+        raise InputError(
+            f"{shards.directory}: the bytes of {', '.join(path.name for path in damaged[:_NAMED])}"
+            f"{more} differ from what their manifests record; embed these shards again"
+        )
+
+
+def _is_as_recorded(path: Path) -> bool:
+    manifest = read_manifest(path.with_suffix(".json"))
+    return manifest is None or path.name not in manifest.files or is_recorded(path, manifest)
 
 
 def _block(shards: EmbeddingShards, numbers: np.ndarray, normalize: bool) -> np.ndarray:

@@ -1,3 +1,1 @@
 """The assets, one module per group; each has a function that builds them from the settings."""
-
-OWNERS = ["team:esm-sae"]

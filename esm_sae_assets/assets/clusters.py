@@ -7,10 +7,12 @@ import dagster as dg
 from esm_sae import clusters, embedding
 from esm_sae.formats.shards import open_shards
 from esm_sae_assets import metadata
-from esm_sae_assets.assets import OWNERS
 from esm_sae_assets.assets.embeddings import embedding_options
+from esm_sae_assets.checks import clusters as look_at
+from esm_sae_assets.checks import specs_of
+from esm_sae_assets.column_lineage import lineage_of
 from esm_sae_assets.external import download_asset, place_of, state_of
-from esm_sae_assets.op_tags import GPU_OP_TAGS, GPU_POOL, MEMORY_POOL
+from esm_sae_assets.op_tags import GPU_POOL, MEMORY_POOL, gpu_op_tags
 from esm_sae_assets.resources import DataRoot, EncoderResource
 from esm_sae_assets.settings import LARGE_SAMPLE, Settings, code_version
 
@@ -59,9 +61,9 @@ def _taxon_assets(settings: Settings) -> list[dg.AssetsDefinition]:
 
     @dg.asset(
         group_name=GROUP,
-        owners=OWNERS,
         kinds={"polars", "parquet"},
         deps=[LARGE_SAMPLE, *downloads],
+        check_specs=specs_of("taxonomy_clusters", look_at.TAXA),
         code_version=code_version(
             2,
             chosen.taxonomy,
@@ -77,7 +79,7 @@ def _taxon_assets(settings: Settings) -> list[dg.AssetsDefinition]:
 
         With a rank in the settings those whose taxon lies above it are left out and counted.
         """
-        with metadata.materializing() as clock:
+        with metadata.materializing(data) as clock:
             product = clusters.cluster_taxa(
                 data.sample(LARGE_SAMPLE),
                 data.taxonomy_clusters,
@@ -88,13 +90,20 @@ def _taxon_assets(settings: Settings) -> list[dg.AssetsDefinition]:
                 species_list=place_of(chosen.species_list, data, SPECIES_LIST),
             )
             sizes = metadata.plot(clusters.taxa_figure(data.cluster_statistics), "taxa")
-            return metadata.result(product, clock, table=product.path, taxa=sizes)
+            return metadata.result(
+                product,
+                clock,
+                checks=look_at.taxa_checks(product, data.cluster_statistics, settings.checks),
+                table=product.path,
+                lineage=lineage_of("taxonomy_clusters", settings),
+                taxa=sizes,
+            )
 
     @dg.asset(
         group_name=GROUP,
-        owners=OWNERS,
         kinds={"json"},
         deps=[taxonomy_clusters, LARGE_SAMPLE],
+        check_specs=specs_of("sampled_sequences", look_at.SAMPLES),
         code_version=code_version(
             2,
             chosen.taxon_min_size,
@@ -105,8 +114,11 @@ def _taxon_assets(settings: Settings) -> list[dg.AssetsDefinition]:
         ),
     )
     def sampled_sequences(config: SampledConfig, data: DataRoot) -> dg.MaterializeResult:
-        """As many proteins of each large taxon, within the training sample's lengths."""
-        with metadata.materializing() as clock:
+        """As many proteins of each large taxon, within the training sample's lengths.
+
+        One row is one protein.
+        """
+        with metadata.materializing(data) as clock:
             product = clusters.subsample_clusters(
                 data.taxonomy_clusters,
                 data.sampled_sequences,
@@ -119,32 +131,48 @@ def _taxon_assets(settings: Settings) -> list[dg.AssetsDefinition]:
                 seed=config.seed,
             )
             return metadata.result(
-                product, clock, rows=product.manifest.summary["sequences"], seed=config.seed
+                product,
+                clock,
+                checks=look_at.sample_checks(product),
+                rows=product.manifest.summary["sequences"],
+                seed=config.seed,
             )
 
     @dg.asset(
         group_name=GROUP,
-        owners=OWNERS,
-        kinds={"torch", "json", "parquet"},
+        kinds={"pytorch", "json", "parquet"},
         deps=[sampled_sequences],
         pool=GPU_POOL,
-        op_tags=GPU_OP_TAGS,
-        code_version=code_version(3, what_a_row_is, settings.embedding.device_kind),
+        op_tags=gpu_op_tags(settings),
+        check_specs=specs_of("embedded_clusters", look_at.EMBEDDED),
+        code_version=code_version(
+            3,
+            what_a_row_is,
+            state_of(settings.embedding.weights),
+            settings.embedding.device_kind,
+        ),
     )
     def embedded_clusters(data: DataRoot, encoder: EncoderResource) -> dg.MaterializeResult:
         """The taxa's sampled proteins with their embeddings, pooled as the training rows are.
 
-        Where those are residues, the proteins have their means, and all of their residues are
-        kept beside the JSON. A parquet table beside it has what the JSON has.
+        One row is one protein. Where training rows are residues, the proteins have their means, and
+        all of their residues are kept beside the JSON. A parquet table beside it has what the JSON
+        has.
         """
-        with metadata.materializing() as clock:
+        with metadata.materializing(data) as clock:
             product = embedding.embed_clusters(
                 data.sampled_sequences,
                 data.embedded_clusters,
                 encoder=encoder.load(),
                 options=embedding_options(settings, settings.seed),
             )
-            return metadata.result(product, clock, rows=product.manifest.summary["proteins"])
+            return metadata.result(
+                product,
+                clock,
+                checks=look_at.embedded_checks(product, data.sampled_sequences, settings.checks),
+                table=product.path.with_suffix(".parquet"),
+                lineage=lineage_of("embedded_clusters", settings),
+            )
 
     return [*downloads, taxonomy_clusters, sampled_sequences, embedded_clusters]
 
@@ -171,10 +199,10 @@ def _density_assets(settings: Settings) -> list[dg.AssetsDefinition]:
 
     @dg.asset(
         group_name=GROUP,
-        owners=OWNERS,
-        kinds={"parquet"},
+        kinds={"hdbscan", "parquet"},
         deps=["embedding_manifest"],
         pool=MEMORY_POOL,
+        check_specs=specs_of("embedding_clusters", look_at.DENSITY),
         code_version=code_version(
             2,
             chosen.min_cluster_size,
@@ -191,9 +219,10 @@ def _density_assets(settings: Settings) -> list[dg.AssetsDefinition]:
 
         One row is one protein; cluster -1 is noise.
         """
-        with metadata.materializing() as clock:
+        with metadata.materializing(data) as clock:
+            shards = open_shards(data.shards)
             product = clusters.cluster_embeddings(
-                open_shards(data.shards),
+                shards,
                 data.embedding_clusters,
                 min_cluster_size=config.min_cluster_size,
                 min_samples=config.min_samples,
@@ -203,30 +232,45 @@ def _density_assets(settings: Settings) -> list[dg.AssetsDefinition]:
                 backend=cast(clusters.Backend, config.backend),
                 seed=config.seed,
             )
-            return metadata.result(product, clock, table=product.path, seed=config.seed)
+            return metadata.result(
+                product,
+                clock,
+                checks=look_at.density_checks(product, shards, settings.checks),
+                table=product.path,
+                lineage=lineage_of("embedding_clusters", settings),
+                seed=config.seed,
+            )
 
     @dg.asset(
         group_name=GROUP,
-        owners=OWNERS,
         kinds={"json"},
         deps=[embedding_clusters, sample],
+        check_specs=specs_of("embedding_clusters_json", look_at.DENSITY_JSON),
         code_version="1",
     )
     def embedding_clusters_json(data: DataRoot) -> dg.MaterializeResult:
-        """The density clusters as sequences and headers; noise under ``-1``."""
-        with metadata.materializing() as clock:
+        """The density clusters as sequences and headers, noise under -1.
+
+        One entry is one protein.
+        """
+        with metadata.materializing(data) as clock:
             product = clusters.clusters_to_json(
                 data.embedding_clusters,
                 data.path("embedding_clusters.json"),
                 fasta=data.sample(sample),
             )
-            return metadata.result(product, clock)
+            return metadata.result(
+                product,
+                clock,
+                checks=look_at.json_checks(product, data.embedding_clusters),
+                rows=product.manifest.summary["sequences"],
+            )
 
     @dg.asset(
         group_name=GROUP,
-        owners=OWNERS,
-        kinds={"parquet"},
+        kinds={"polars", "parquet"},
         deps=[embedding_clusters],
+        check_specs=specs_of("embedding_cluster_summary", look_at.SUMMARY),
         code_version=code_version(
             1,
             settings.similarity_clusters,
@@ -241,7 +285,7 @@ def _density_assets(settings: Settings) -> list[dg.AssetsDefinition]:
         Its size, its medoid, the taxa and the words of names that are commoner in it than
         elsewhere, and the similarity clusters it joins; beside it a map of the proteins.
         """
-        with metadata.materializing() as clock:
+        with metadata.materializing(data) as clock:
             product = clusters.describe_clusters(
                 data.embedding_clusters,
                 data.cluster_summary,
@@ -251,7 +295,13 @@ def _density_assets(settings: Settings) -> list[dg.AssetsDefinition]:
             )
             embedding_map = metadata.plot(clusters.embedding_map(product.path), "clusters")
             return metadata.result(
-                product, clock, table=product.path, map=embedding_map, seed=settings.seed
+                product,
+                clock,
+                checks=look_at.summary_checks(product, data.embedding_clusters),
+                table=product.path,
+                lineage=lineage_of("embedding_cluster_summary", settings),
+                map=embedding_map,
+                seed=settings.seed,
             )
 
     return [embedding_clusters, embedding_clusters_json, embedding_cluster_summary]

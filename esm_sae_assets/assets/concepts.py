@@ -10,9 +10,11 @@ from esm_sae.formats.analysis_tables import (
 )
 from esm_sae.formats.shards import open_shards
 from esm_sae_assets import metadata
-from esm_sae_assets.assets import OWNERS
+from esm_sae_assets.checks import at_each, specs_of
+from esm_sae_assets.checks import concepts as look_at
+from esm_sae_assets.column_lineage import lineage_of
 from esm_sae_assets.external import state_of
-from esm_sae_assets.op_tags import GPU_OP_TAGS, GPU_POOL
+from esm_sae_assets.op_tags import GPU_POOL, gpu_op_tags
 from esm_sae_assets.partitions import FROM_ALL, SAME_KEY, k_partitions
 from esm_sae_assets.resources import DataRoot
 from esm_sae_assets.settings import Settings, code_version
@@ -35,9 +37,9 @@ def concept_assets(settings: Settings) -> list[dg.AssetsDefinition]:
 
     @dg.asset(
         group_name=GROUP,
-        owners=OWNERS,
         kinds={"polars", "parquet"},
         deps=[sample],
+        check_specs=specs_of("concept_annotations", look_at.ANNOTATIONS),
         code_version=code_version(1, chosen.annotations, state_of(chosen.annotations)),
     )
     def concept_annotations(data: DataRoot) -> dg.MaterializeResult:
@@ -46,17 +48,22 @@ def concept_assets(settings: Settings) -> list[dg.AssetsDefinition]:
         Families by the names in the headers, what the sequence itself shows, and the annotations
         of a UniProt export where the settings name one.
         """
-        with metadata.materializing() as clock:
+        with metadata.materializing(data) as clock:
             product = analysis.annotate_concepts(
                 data.sample(sample),
                 data.concept_annotations,
                 annotations=chosen.annotations or None,
             )
-            return metadata.result(product, clock, table=product.path)
+            return metadata.result(
+                product,
+                clock,
+                checks=look_at.annotation_checks(product, data.sample(sample)),
+                table=product.path,
+                lineage=lineage_of("concept_annotations", settings),
+            )
 
     @dg.asset(
         group_name=GROUP,
-        owners=OWNERS,
         kinds={"jax", "parquet"},
         deps=[
             "embedding_manifest",
@@ -73,7 +80,8 @@ def concept_assets(settings: Settings) -> list[dg.AssetsDefinition]:
             ),
         ],
         pool=GPU_POOL,
-        op_tags=GPU_OP_TAGS,
+        op_tags=gpu_op_tags(settings),
+        check_specs=specs_of("concept_baselines", look_at.BASELINES),
         code_version=code_version(1, held_out, settings.sae.ks),
     )
     def concept_baselines(data: DataRoot) -> dg.MaterializeResult:
@@ -83,7 +91,7 @@ def concept_assets(settings: Settings) -> list[dg.AssetsDefinition]:
         untrained encoder's autoencoder, and the sequence's composition, each with as many
         candidates as it has, up to the number of latents or more; and a probe on all dimensions.
         """
-        with metadata.materializing() as clock:
+        with metadata.materializing(data) as clock:
             ks = settings.sae.ks
             shards = open_shards(data.shards)
             product = analysis.score_baselines(
@@ -111,11 +119,15 @@ def concept_assets(settings: Settings) -> list[dg.AssetsDefinition]:
                 min_positives=chosen.min_positives,
                 seed=settings.seed,
             )
-            return metadata.result(product, clock, table=product.path / BASELINES)
+            return metadata.result(
+                product,
+                clock,
+                checks=look_at.baseline_checks(product),
+                table=product.path / BASELINES,
+            )
 
     @dg.asset(
         group_name=GROUP,
-        owners=OWNERS,
         kinds={"polars", "parquet"},
         partitions_def=k_partitions(settings),
         deps=[
@@ -123,6 +135,7 @@ def concept_assets(settings: Settings) -> list[dg.AssetsDefinition]:
             concept_annotations,
             concept_baselines,
         ],
+        check_specs=specs_of("feature_concepts", look_at.CONCEPTS),
         code_version=code_version(1, held_out),
     )
     def feature_concepts(context: dg.AssetExecutionContext, data: DataRoot) -> dg.MaterializeResult:
@@ -130,7 +143,7 @@ def concept_assets(settings: Settings) -> list[dg.AssetsDefinition]:
 
         Threshold and latent are chosen on validation proteins, the figures are of test proteins.
         """
-        with metadata.materializing() as clock:
+        with metadata.materializing(data) as clock:
             k = int(context.partition_key)
             product = analysis.score_concepts(
                 data.analysis(k, "activations"),
@@ -145,7 +158,11 @@ def concept_assets(settings: Settings) -> list[dg.AssetsDefinition]:
             return metadata.result(
                 product,
                 clock,
+                checks=look_at.concept_checks(
+                    at_each(settings.sae.ks, lambda k: data.analysis(k, "concepts"))
+                ),
                 table=product.path / FEATURE_CONCEPTS,
+                lineage=lineage_of("feature_concepts", settings),
                 comparison=metadata.plot(product.path / CONCEPT_COMPARISON, "concepts"),
             )
 

@@ -11,9 +11,11 @@ from esm_sae.figures import png_bytes
 from esm_sae.formats.manifest import Product
 from esm_sae.formats.shards import open_shards
 from esm_sae_assets import metadata
-from esm_sae_assets.assets import OWNERS
+from esm_sae_assets.checks import at_each, specs_of
+from esm_sae_assets.checks import sae as look_at
+from esm_sae_assets.column_lineage import lineage_of
 from esm_sae_assets.external import state_of
-from esm_sae_assets.op_tags import GPU_OP_TAGS, GPU_POOL
+from esm_sae_assets.op_tags import GPU_POOL, gpu_op_tags
 from esm_sae_assets.partition_ranges import PartitionEvent, record_each
 from esm_sae_assets.partitions import FROM_ALL, SAME_KEY, k_partitions
 from esm_sae_assets.resources import DataRoot
@@ -22,6 +24,12 @@ from esm_sae_assets.settings import Settings, code_version
 GROUP = "sae"
 
 _REPLICATE, _UNTRAINED = "replicate", "untrained"
+
+_PLOTTED = ("fvu", "l0_mean", "dead_share")
+_COMPARED = (
+    *("k", *_PLOTTED, "unfired_share"),
+    *("pca_fvu", "random_dictionary_fvu", "untrained_fvu"),
+)
 
 
 def sae_assets(settings: Settings) -> list[dg.AssetsDefinition]:
@@ -38,10 +46,11 @@ def _training_assets(settings: Settings) -> list[dg.AssetsDefinition]:
         settings.split_seed,
     )
 
-    def trained_on(rows: str) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
+    def trained_on(name: str, rows: str) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
         return dg.asset(
+            name=name,
+            check_specs=specs_of(name, look_at.TRAINED),
             group_name=GROUP,
-            owners=OWNERS,
             kinds={"jax", "numpy"},
             partitions_def=k_partitions(settings),
             backfill_policy=dg.BackfillPolicy.single_run(),
@@ -49,7 +58,7 @@ def _training_assets(settings: Settings) -> list[dg.AssetsDefinition]:
             output_required=False,
             deps=[rows],
             pool=GPU_POOL,
-            op_tags=GPU_OP_TAGS,
+            op_tags=gpu_op_tags(settings),
             code_version=code_version(2, trained, held_out, settings.seed),
         )
 
@@ -74,7 +83,7 @@ def _training_assets(settings: Settings) -> list[dg.AssetsDefinition]:
         shards: Path,
         variant: str = "",
     ) -> Iterator[PartitionEvent]:
-        with metadata.materializing() as clock:
+        with metadata.materializing(data) as clock:
             ks = [int(key) for key in context.partition_keys]
             results = sae.train_saes(
                 open_shards(shards),
@@ -86,9 +95,12 @@ def _training_assets(settings: Settings) -> list[dg.AssetsDefinition]:
             described = (
                 (str(each.k), _trained_result(each, clock, ks, config.seed)) for each in results
             )
-            yield from record_each(context, described)
+            folders = at_each(chosen.ks, lambda k: data.sae(k, variant))
+            yield from record_each(
+                context, described, lambda: look_at.training_checks(folders, settings.checks)
+            )
 
-    @trained_on("embedding_manifest")
+    @trained_on("sae_checkpoint", "embedding_manifest")
     def sae_checkpoint(
         context: dg.AssetExecutionContext, config: TrainConfig, data: DataRoot
     ) -> Iterator[PartitionEvent]:
@@ -100,21 +112,21 @@ def _training_assets(settings: Settings) -> list[dg.AssetsDefinition]:
         """
         yield from train(context, config, data, data.shards)
 
-    @trained_on("embedding_manifest")
+    @trained_on("sae_replicate", "embedding_manifest")
     def sae_replicate(
         context: dg.AssetExecutionContext, config: ReplicateConfig, data: DataRoot
     ) -> Iterator[PartitionEvent]:
-        """The training of ``sae_checkpoint`` with another seed.
+        """The training of sae_checkpoint with another seed.
 
         A latent that both found is owed to the rows, not to the initial weights.
         """
         yield from train(context, config, data, data.shards, _REPLICATE)
 
-    @trained_on("untrained_embeddings")
+    @trained_on("sae_untrained", "untrained_embeddings")
     def sae_untrained(
         context: dg.AssetExecutionContext, config: TrainConfig, data: DataRoot
     ) -> Iterator[PartitionEvent]:
-        """The training of ``sae_checkpoint`` on the rows of an untrained encoder.
+        """The training of sae_checkpoint on the rows of an untrained encoder.
 
         What it reaches too is not owed to what the encoder learned.
         """
@@ -142,7 +154,6 @@ def _measuring_assets(settings: Settings) -> list[dg.AssetsDefinition]:
 
     @dg.asset(
         group_name=GROUP,
-        owners=OWNERS,
         kinds={"jax", "parquet"},
         partitions_def=k_partitions(settings),
         deps=[
@@ -151,7 +162,8 @@ def _measuring_assets(settings: Settings) -> list[dg.AssetsDefinition]:
             *baseline,
         ],
         pool=GPU_POOL,
-        op_tags=GPU_OP_TAGS,
+        op_tags=gpu_op_tags(settings),
+        check_specs=specs_of("sae_metrics", look_at.METRICS),
         code_version=code_version(2, held_out),
     )
     def sae_metrics(context: dg.AssetExecutionContext, data: DataRoot) -> dg.MaterializeResult:
@@ -160,7 +172,7 @@ def _measuring_assets(settings: Settings) -> list[dg.AssetsDefinition]:
         Baselines stand beside it: PCA with k components, a random dictionary, and where there is
         one the autoencoder of an untrained encoder's rows.
         """
-        with metadata.materializing() as clock:
+        with metadata.materializing(data) as clock:
             k = int(context.partition_key)
             product = sae.evaluate_sae(
                 data.sae(k),
@@ -175,24 +187,35 @@ def _measuring_assets(settings: Settings) -> list[dg.AssetsDefinition]:
                 ),
             )
             return metadata.result(
-                product, clock, table=product.path / "latents.parquet", **_plots(product)
+                product,
+                clock,
+                checks=look_at.metrics_checks(
+                    at_each(chosen.ks, data.metrics), context.instance, settings.checks
+                ),
+                table=product.path / "latents.parquet",
+                **_plots(product),
             )
 
     @dg.asset(
         group_name=GROUP,
-        owners=OWNERS,
-        kinds={"parquet"},
+        kinds={"polars", "parquet"},
         deps=[dg.AssetDep(sae_metrics, partition_mapping=FROM_ALL)],
+        check_specs=specs_of("sae_comparison", look_at.COMPARISON),
         code_version=code_version(2, chosen.ks),
     )
     def sae_comparison(data: DataRoot) -> dg.MaterializeResult:
         """The autoencoders side by side: one row per k."""
-        with metadata.materializing() as clock:
-            product = sae.compare_saes(
-                {k: data.metrics(k) for k in chosen.ks}, data.path("comparison")
-            )
+        with metadata.materializing(data) as clock:
+            folders = {k: data.metrics(k) for k in chosen.ks}
+            product = sae.compare_saes(folders, data.path("comparison"))
             return metadata.result(
-                product, clock, table=product.path / "comparison.parquet", **_plots(product)
+                product,
+                clock,
+                checks=look_at.comparison_checks(product, folders),
+                table=product.path / "comparison.parquet",
+                lineage=lineage_of("sae_comparison", settings),
+                **_plots(product),
+                **_side_by_side(product),
             )
 
     return [sae_metrics, sae_comparison]
@@ -223,15 +246,21 @@ def train_options(
 def _trained_result(
     trained: "sae.TrainResult", clock: metadata.Clock, ks: list[int], seed: int
 ) -> dg.MaterializeResult:
-    rate = trained.samples / trained.seconds if trained.seconds else 0.0
     return metadata.result(
         trained.product,
         clock,
         training=metadata.plot(_training_curves(trained.product), "training"),
-        samples_per_second=round(rate),
+        **_training_speed(trained),
         trained_together=", ".join(map(str, ks)),
         seed=seed,
     )
+
+
+def _training_speed(trained: "sae.TrainResult") -> dict[str, Any]:
+    """Return how fast this run trained; nothing where the checkpoint was there."""
+    if trained.product.unchanged or not trained.seconds:
+        return {}
+    return {"samples_per_second": round(trained.samples / trained.seconds)}
 
 
 def _training_curves(product: Product) -> bytes:
@@ -241,6 +270,15 @@ def _training_curves(product: Product) -> bytes:
     from esm_sae.sae.training_log import METRICS_NAME
 
     return png_bytes(plot_training(pl.read_parquet(product.path / METRICS_NAME)))
+
+
+def _side_by_side(product: Product) -> dict[str, Any]:
+    """Return the figures of each k as a table, and some as numbers, of which there are plots."""
+    summary = product.manifest.summary
+    columns = {name: values for name, values in summary.items() if name in _COMPARED}
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    plotted = {f"{name} at k = {row['k']}": row[name] for name in _PLOTTED for row in rows}
+    return {**dict.fromkeys(columns), **plotted, "by_k": rows}
 
 
 def _plots(product: Product) -> dict[str, Any]:

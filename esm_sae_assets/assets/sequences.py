@@ -4,12 +4,21 @@ import dagster as dg
 
 from esm_sae import sequences
 from esm_sae.formats.sequence_index import index_path
+from esm_sae.formats.verification import product_at
 from esm_sae.sequences.figures import sample_figure
+from esm_sae.sequences.source import download_name
 from esm_sae_assets import metadata
-from esm_sae_assets.assets import OWNERS
+from esm_sae_assets.checks import sequences as look_at
+from esm_sae_assets.checks import specs_of
 from esm_sae_assets.external import state_of
 from esm_sae_assets.resources import DataRoot
-from esm_sae_assets.settings import LARGE_SAMPLE, SMALL_SAMPLE, Settings, code_version
+from esm_sae_assets.settings import (
+    LARGE_SAMPLE,
+    SMALL_SAMPLE,
+    CheckSettings,
+    Settings,
+    code_version,
+)
 
 GROUP = "sequences"
 
@@ -24,14 +33,15 @@ def sequence_assets(settings: Settings) -> list[dg.AssetsDefinition]:
 
     @dg.asset(
         group_name=GROUP,
-        owners=OWNERS,
         kinds={"fasta"},
+        check_specs=specs_of("uniref50_fasta", look_at.SOURCE),
         code_version=code_version(
             2,
             settings.source,
             state_of(settings.source),
             settings.source_checksum,
             settings.source_metalink,
+            state_of(settings.source_metalink),
         ),
     )
     def uniref50_fasta(data: DataRoot) -> dg.MaterializeResult:
@@ -41,20 +51,22 @@ def sequence_assets(settings: Settings) -> list[dg.AssetsDefinition]:
         part of the data version. Another external file is recorded, not copied. The bundled
         proteins stand in for it in the demo.
         """
-        with metadata.materializing() as clock:
+        with metadata.materializing(data) as clock:
             product = sequences.provide_source(
                 settings.source,
-                data.path(),
+                data.source,
                 checksum=settings.source_checksum or None,
                 metalink=settings.source_metalink or None,
             )
-            return metadata.result(product, clock)
+            if (name := download_name(data.source)) and (download := product_at(data.file(name))):
+                data.publish(download)
+            return metadata.result(product, clock, checks=look_at.source_checks(product))
 
     @dg.asset(
         group_name=GROUP,
-        owners=OWNERS,
         kinds={"fasta", "parquet"},
         deps=[uniref50_fasta],
+        check_specs=specs_of("uniref50_10M_sample", look_at.SAMPLE),
         code_version=code_version(
             2,
             samples.large_size,
@@ -72,8 +84,8 @@ def sequence_assets(settings: Settings) -> list[dg.AssetsDefinition]:
         One record is one protein; its index table has the same order. Where the settings name
         letters or taxa, only proteins of those are drawn.
         """
-        with metadata.materializing() as clock:
-            source = sequences.provided_source(data.path())
+        with metadata.materializing(data) as clock:
+            source = sequences.provided_source(data.source)
             report = sequences.sample_fasta(
                 source.location,
                 data.sample(LARGE_SAMPLE),
@@ -86,13 +98,13 @@ def sequence_assets(settings: Settings) -> list[dg.AssetsDefinition]:
                 seed=config.seed,
                 sha256=source.sha256,
             )
-            return _sample_result(report, clock, config.seed)
+            return _sample_result(report, clock, config.seed, settings.checks)
 
     @dg.asset(
         group_name=GROUP,
-        owners=OWNERS,
         kinds={"fasta", "parquet"},
         deps=[uniref50_10M_sample],
+        check_specs=specs_of("uniref50_1M_sample", look_at.SAMPLE),
         code_version=code_version(
             2, samples.small_size, samples.small_max_length, samples.min_length, settings.seed
         ),
@@ -102,7 +114,7 @@ def sequence_assets(settings: Settings) -> list[dg.AssetsDefinition]:
 
         One record is one protein; its index table has the same order.
         """
-        with metadata.materializing() as clock:
+        with metadata.materializing(data) as clock:
             report = sequences.sample_fasta(
                 data.sample(LARGE_SAMPLE),
                 data.sample(SMALL_SAMPLE),
@@ -111,16 +123,21 @@ def sequence_assets(settings: Settings) -> list[dg.AssetsDefinition]:
                 max_length=samples.small_max_length,
                 seed=config.seed,
             )
-            return _sample_result(report, clock, config.seed)
+            return _sample_result(report, clock, config.seed, settings.checks)
 
     return [uniref50_fasta, uniref50_10M_sample, uniref50_1M_sample]
 
 
 def _sample_result(
-    report: "sequences.SampleReport", clock: metadata.Clock, seed: int
+    report: "sequences.SampleReport", clock: metadata.Clock, seed: int, limits: CheckSettings
 ) -> dg.MaterializeResult:
     index = index_path(report.product.path)
     figure = sample_figure(report.product.manifest.summary)
     return metadata.result(
-        report.product, clock, table=index, composition=metadata.plot(figure, "sample"), seed=seed
+        report.product,
+        clock,
+        table=index,
+        checks=look_at.sample_checks(report.product, limits),
+        composition=metadata.plot(figure, "sample"),
+        seed=seed,
     )

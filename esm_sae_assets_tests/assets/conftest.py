@@ -17,7 +17,7 @@ def small_settings(source, root, **overrides):
         "clusters": {"taxon_min_size": 1, "per_taxon": 2, "min_cluster_size": 3},
     }
     for name, section in overrides.items():
-        sections[name] = sections[name] | section
+        sections[name] = sections.get(name, {}) | section
     return load_settings({}, source=str(source), data_root=str(root), **sections)
 
 

@@ -51,7 +51,7 @@ def test_called_directly_on_the_same_inputs_it_says_unchanged(small_graph, name)
     settings, _, _ = small_graph
     result = _call(settings, name)
     assert result.metadata["unchanged"] is True
-    assert result.metadata["size_bytes"] > 0
+    assert result.metadata["size_mb"] > 0
     assert result.data_version.value
 
 
@@ -124,6 +124,7 @@ def test_a_source_on_the_web_is_downloaded_and_sampled(settings_of, serve, small
     assert downloaded.data_version.value.startswith("2026_05-")
     assert downloaded.metadata["release"] == "2026_05"
     assert downloaded.metadata["verified"] is True
+    assert [one.passed for one in downloaded.check_results] == [True]
     assert (tmp_path / "data" / "uniref50.fasta.gz").read_bytes() == content
     assert _call(settings, "uniref50_10M_sample").metadata["sampled"] > 0
     assert _call(settings, "uniref50_fasta").metadata["unchanged"] is True
@@ -140,9 +141,12 @@ def test_a_taxonomy_on_the_web_is_downloaded_and_lifts_the_taxa(
     shutil.copytree(made.root, root, ignore=shutil.ignore_patterns("L64*", "embeddings*"))
     chosen = {"taxonomy": f"{address}/taxdump.tar.gz", "rank": "genus"}
     settings = settings_of(root, clusters=chosen)
-    assert _call(settings, "taxonomy").metadata["bytes"] > 0
+    taxonomy = _call(settings, "taxonomy")
+    assert taxonomy.metadata["bytes"] > 0
+    assert [one.passed for one in taxonomy.check_results] == [True]
     lifted = _call(settings, "taxonomy_clusters")
     assert lifted.metadata["clusters"] == 2
+    assert [one.passed for one in lifted.check_results] == [True, True]
     genera = pl.read_parquet(root / "taxonomy_clusters.parquet")
     assert set(genera["cluster"]) == {"Alpha", "Beta"}
     assert set(genera["taxid"]) == {50, 60}
@@ -181,5 +185,5 @@ def _call(settings, name):
         returned = asset(context, **arguments)
         if not inspect.isgenerator(returned):
             return returned
-        (only,) = returned
+        (only,) = (each for each in returned if isinstance(each, dg.MaterializeResult))
         return only

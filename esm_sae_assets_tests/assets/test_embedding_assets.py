@@ -1,21 +1,18 @@
-"""What the embeddings show: figures, pictures, progress, and checks."""
+"""What the embeddings show: figures, pictures and progress."""
 
 import importlib.resources
 import re
 import shutil
-from typing import NamedTuple
 
 import dagster as dg
 import pytest
 import yaml
 
 from esm_sae import progress
-from esm_sae.errors import InputError
 from esm_sae_assets import metadata
-from esm_sae_assets.checks import look_again
 from esm_sae_assets.definitions import build_defs
 
-SHARDS, MANIFEST = dg.AssetKey("embedding_shards"), dg.AssetKey("embedding_manifest")
+SHARDS = dg.AssetKey("embedding_shards")
 SHARD = "0001-of-0002"
 
 
@@ -47,7 +44,8 @@ def embed(small_graph, settings_of, tmp_path, instance):
             resources=dict(defs.resources),
             instance=instance,
         )
-        (event,) = result.asset_materializations_for_node("embedding_shards")
+        events = result.asset_materializations_for_node("embedding_shards")
+        (event,) = [event for event in events if event.asset_key == SHARDS]
         return {name: entry.value for name, entry in event.metadata.items()}
 
     return run
@@ -56,7 +54,7 @@ def embed(small_graph, settings_of, tmp_path, instance):
 def test_a_shard_shows_its_figures_and_pictures(embed):
     shown = embed(max_length=100)
     assert shown["dagster/row_count"] == shown["rows"] == 100 * 4
-    assert (shown["proteins"], shown["width"]) == (100, 256)
+    assert (shown["proteins"], shown["width"]) == (100, "256")
     assert shown["truncated"] > 0
     assert (shown["windowed"], shown["skipped"], shown["unknown_letters"]) == (0, 0, 0)
     assert (shown["padding_share"], shown["batch_tokens"]) == (0, 4096)
@@ -64,11 +62,11 @@ def test_a_shard_shows_its_figures_and_pictures(embed):
     assert shown["residues_per_second"] > 0
     assert shown["batches"] > 1
     assert shown["resumed_share"] == 0
-    assert shown["peak_memory_bytes"] > 1e6
+    assert shown["peak_memory_mb"] > 1
     for picture in ("map", "lengths"):
         assert shown[picture].startswith("![")
         assert "](data:image/png;base64," in shown[picture]
-        assert len(shown[picture]) < 200_000
+        assert len(shown[picture]) < 100_000
 
 
 def test_a_shard_that_is_there_has_no_rate(embed):
@@ -104,49 +102,10 @@ def test_progress_with_rate_and_time_left_is_in_the_log_of_the_run(embed, instan
     assert all(re.fullmatch(shape, line) for line in lines)
 
 
-def test_the_checks_show_what_was_found(small_graph):
-    settings, instance, _ = small_graph
-    sound = _evaluation(instance, dg.AssetCheckKey(SHARDS, "rows_are_sound"))
-    assert sound.passed
-    found = {name: entry.value for name, entry in sound.metadata.items()}
-    assert found.keys() == {
-        *("shard", "rows", "index_rows", "width", "dtype"),
-        *("norm_min", "norm_median", "norm_max"),
-    }
-    assert (found["shard"], found["width"], found["dtype"]) == (SHARD, 256, "float32")
-    assert found["rows"] == found["index_rows"] > 0
-    complete = _evaluation(instance, dg.AssetCheckKey(MANIFEST, "shards_are_complete"))
-    assert complete.passed
-    found = {name: entry.value for name, entry in complete.metadata.items()}
-    assert (found["shards"], found["proteins"]) == (settings.shard_count, 200)
-    assert found["rows"] == found["index_rows"] == 200 * 4
-    assert "residue rows" in found["rows_are"]
-
-
-def test_a_check_that_does_not_pass_says_why():
-    class Figures(NamedTuple):
-        rows: int
-
-    def fail():
-        raise InputError("x.npy: rows are zero: P7")
-
-    failed = look_again("sound", fail, shard="3")
-    assert (failed.passed, failed.description) == (False, "x.npy: rows are zero: P7")
-    assert failed.metadata["shard"].value == "3"
-    passed = look_again("sound", lambda: Figures(5), shard="3")
-    assert passed.passed
-    assert passed.metadata["rows"].value == 5
-
-
 def test_the_memory_of_a_gpu_is_shown(monkeypatch):
     import torch
 
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 7 + device.index)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: (7 + device.index) * 1e6)
     assert metadata.peak_device_memory(torch.device("cpu")) == {}
     found = metadata.peak_device_memory(torch.device("cuda:1"))
-    assert found == {"peak_device_memory_bytes": 8}
-
-
-def _evaluation(instance, key):
-    (record,) = instance.event_log_storage.get_asset_check_execution_history(key, limit=1)
-    return record.event.dagster_event.asset_check_evaluation_data
+    assert found == {"peak_device_memory_mb": 8}

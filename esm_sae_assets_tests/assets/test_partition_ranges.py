@@ -5,8 +5,15 @@ import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.loader import LoadingContextForTest
 
+from esm_sae.errors import InputError, ResumableError
 from esm_sae_assets.currency import Target, runs_of
-from esm_sae_assets.partition_ranges import contiguous, record_each
+from esm_sae_assets.partition_ranges import (
+    contiguous,
+    one_by_one,
+    partitions_of_run,
+    range_tags,
+    record_each,
+)
 
 KEYS = ["16", "32", "64"]
 PARTITIONS = dg.StaticPartitionsDefinition(KEYS)
@@ -186,10 +193,62 @@ def test_neighbours_go_together(chosen, groups):
     assert contiguous(chosen, "abcd") == groups
 
 
+def test_a_run_has_at_most_so_many():
+    assert contiguous("abcef", "abcdef", most=2) == [["a", "b"], ["c"], ["e", "f"]]
+    assert contiguous("abc", "abc", most=1) == [["a"], ["b"], ["c"]]
+
+
+def test_the_tags_of_a_run_tell_its_partitions():
+    assert partitions_of_run(range_tags(["b", "c"]), list("abcd")) == ["b", "c"]
+    assert partitions_of_run({"dagster/partition": "d"}, list("abcd")) == ["d"]
+    # Of other partitions than there are by now.
+    assert partitions_of_run({"dagster/partition": "x"}, list("abcd")) == []
+    assert partitions_of_run({}, list("abcd")) == []
+
+
+def _make(failing):
+    def make(partition):
+        if partition in failing:
+            raise failing[partition]
+        return dg.MaterializeResult(data_version=dg.DataVersion(partition))
+
+    return make
+
+
+def test_what_cannot_be_used_is_named_once_the_rest_is_made():
+    made = []
+    failing = {
+        "a": InputError("a is bad"),
+        "c": InputError("c is bad"),
+        "d": InputError("c is bad"),
+    }
+    with pytest.raises(InputError, match=r"^a is bad; c is bad$"):
+        list(one_by_one("abcde", _append_to(made, _make(failing))))
+    assert made == ["b", "e"]
+
+
+def test_a_full_disk_ends_the_run_at_once():
+    made = []
+    failing = {"b": ResumableError("the disk is full")}
+    with pytest.raises(ResumableError, match="full"):
+        list(one_by_one("abc", _append_to(made, _make(failing))))
+    assert made == ["a"]
+
+
+def _append_to(made, make):
+    def make_and_note(partition):
+        result = make(partition)
+        made.append(partition)
+        return result
+
+    return make_and_note
+
+
 def test_only_assets_that_take_a_range_are_run_over_one(world):
     def runs(name, keys):
         targets = [Target(dg.AssetKey(name), key) for key in keys]
-        return [[target.partition for target in run] for run in runs_of(targets, world.defs)]
+        graph = world.defs.resolve_asset_graph()
+        return [[target.partition for target in run] for run in runs_of(targets, graph)]
 
     assert runs("trained", KEYS) == [KEYS]
     assert runs("trained", ["16", "64"]) == [["16"], ["64"]]

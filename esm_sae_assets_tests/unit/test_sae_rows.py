@@ -196,6 +196,19 @@ def test_a_flipped_byte_is_found_and_the_shard_named(make_shards):
         require_intact(shards)
 
 
+def test_all_damaged_shards_are_named_at_once(make_shards):
+    folder, _ = make_shards(proteins=60, count=30)
+    shards = open_shards(folder)
+    for shard in range(2, 27):
+        path = folder / f"embeddings_{shard:04d}-of-0030.npy"
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(InputError) as error:
+        require_intact(shards)
+    names = [f"embeddings_{shard:04d}-of-0030.npy" for shard in range(2, 22)]
+    assert f"the bytes of {', '.join(names)} and 5 more differ" in str(error.value)
+
+
 @pytest.mark.parametrize("place", [2, 0.5, -20, -1])
 def test_a_flipped_byte_of_a_row_table_is_found_and_the_table_named(make_shards, place):
     folder, _ = make_shards()
