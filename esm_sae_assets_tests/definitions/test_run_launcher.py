@@ -58,9 +58,9 @@ def test_a_run_whose_process_is_gone_is_not_found(instance, gone):
     assert found == (WorkerStatus.NOT_FOUND, f"process {gone} is gone", None, None)
 
 
-@pytest.mark.parametrize("process", [os.getpid(), None])
-def test_a_run_whose_process_is_there_or_not_yet_known_is_let_be(instance, process):
-    run = run_started_by(instance, process)
+@pytest.mark.parametrize("known", [True, False])
+def test_a_run_whose_process_is_there_or_not_yet_known_is_let_be(instance, known):
+    run = run_started_by(instance, os.getpid() if known else None)
     assert instance.run_launcher.check_run_worker_health(run).status == WorkerStatus.RUNNING
 
 
