@@ -40,6 +40,6 @@ def report_change(context: dg.AssetExecutionContext, shard: str, product: Produc
             description=f"shard {shard}",
             metadata={"shard": shard, "data_version": version},
             # Of this run: a shard that gets its former content back has changed once more.
-            tags={DATA_VERSION_TAG: f"{shard} {version[:12]} {context.run.run_id[:8]}"},
+            tags={DATA_VERSION_TAG: f"{shard} {version[:12]} {context.run_id[:8]}"},
         )
     )

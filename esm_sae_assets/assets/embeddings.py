@@ -85,8 +85,7 @@ def embedding_assets(settings: Settings) -> list[dg.AssetsDefinition | dg.AssetS
                     options=embedding_options(settings, config.seed),
                 )
                 product = made[partition] = embedded.product
-                report_change(context, partition, product)
-                return metadata.result(
+                result = metadata.result(
                     product,
                     clock,
                     table=product.path.with_suffix(".parquet"),
@@ -97,6 +96,9 @@ def embedding_assets(settings: Settings) -> list[dg.AssetsDefinition | dg.AssetS
                     **metadata.peak_device_memory(model.device),
                     seed=config.seed,
                 )
+                # Last: by then the shard is in the data root, wherever that is.
+                report_change(context, partition, product)
+                return result
 
             results = one_by_one(context.partition_keys, embed)
             yield from record_each(
@@ -178,15 +180,14 @@ def _untrained_assets(settings: Settings) -> list[dg.AssetsDefinition]:
                 sequences_per_shard=chosen.sequences_per_shard,
             )
             provenance = provenance_of(product.manifest.determinants)
+            count = product.manifest.summary["shards"]
             return metadata.result(
                 product,
                 clock,
                 rows=product.manifest.summary["rows"],
-                table=_first_rows(data.untrained_shards, settings.shard_count),
+                table=_first_rows(data.untrained_shards, count),
                 lineage=lineage_of("untrained_embeddings", settings),
-                checks=look_at.manifest_checks(
-                    product, product.manifest.summary["shards"], settings.checks
-                ),
+                checks=look_at.manifest_checks(product, count, settings.checks),
                 rows_are=provenance.describe(),
                 **metadata.peak_device_memory(model.device),
                 seed=config.seed,

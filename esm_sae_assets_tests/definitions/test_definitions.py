@@ -149,15 +149,13 @@ def test_gpu_steps_have_the_pool_and_the_op_tags(graph):
     assert graph.get(dg.AssetKey("embedding_clusters")).pools == {"memory"}
 
 
-def test_the_embeddings_have_checks_that_inform(graph):
-    checks = {key.to_user_string(): graph.get(key) for key in graph.asset_check_keys}
-    assert checks.keys() == {
-        "embedding_shards:rows_are_sound",
-        "embedding_manifest:shards_are_complete",
-    }
-    for node in checks.values():
-        assert node.description
-        assert not node.blocking
+def test_every_asset_that_a_step_makes_has_checks_that_inform(graph):
+    checks = [graph.get(key) for key in graph.asset_check_keys]
+    assert {check.key.asset_key for check in checks} == graph.materializable_asset_keys
+    for check in checks:
+        assert check.description, check.key
+        assert not check.blocking, check.key
+        assert check.partitions_def is None, check.key
 
 
 def test_every_asset_says_what_it_is(graph):
