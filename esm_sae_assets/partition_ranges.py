@@ -119,7 +119,8 @@ def _recorded(
 def _provenance(context: dg.AssetExecutionContext) -> dict[str, str]:
     """Return the tags that tell Dagster what an output was made from, and whether it is stale."""
     spec = context.assets_def.get_asset_spec(context.asset_key)
-    tags = {CODE_VERSION_TAG: spec.code_version or context.run_id}
+    assert spec.code_version is not None, "every asset has one"
+    tags = {CODE_VERSION_TAG: spec.code_version}
     for dep in spec.deps:
         name = dep.asset_key.to_user_string()
         found = context.instance.fetch_materializations(dep.asset_key, limit=1).records

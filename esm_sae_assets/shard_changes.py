@@ -34,12 +34,13 @@ def report_change(context: dg.AssetExecutionContext, shard: str, product: Produc
     made = found[0].asset_materialization if found else None
     if made is not None and (made.tags or {}).get(DATA_VERSION_TAG) == version:
         return
+    # With the record that it follows: a shard that gets its former content back has changed again.
+    after = found[0].storage_id if found else 0
     context.log_event(
         dg.AssetMaterialization(
             CHANGES,
             description=f"shard {shard}",
             metadata={"shard": shard, "data_version": version},
-            # Of this run: a shard that gets its former content back has changed once more.
-            tags={DATA_VERSION_TAG: f"{shard} {version[:12]} {context.run_id[:8]}"},
+            tags={DATA_VERSION_TAG: f"{shard} {version[:12]} {after}"},
         )
     )
