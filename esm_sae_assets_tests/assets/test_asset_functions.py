@@ -181,7 +181,10 @@ def _call(settings, name):
         arguments["config"] = parameters["config"].annotation()
     if "context" not in parameters:
         return asset(**arguments)
-    with dg.build_asset_context(partition_key=PARTITIONED[name]) as context:
+    with (
+        dg.DagsterInstance.ephemeral() as instance,
+        dg.build_asset_context(partition_key=PARTITIONED[name], instance=instance) as context,
+    ):
         returned = asset(context, **arguments)
         if not inspect.isgenerator(returned):
             return returned
