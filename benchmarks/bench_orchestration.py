@@ -34,10 +34,10 @@ from dagster_dev import Ask, dagster_dev, launch_backfill
 from esm_sae.embedding import embed_shard, load_encoder
 from esm_sae.formats.shards import parse_shard_key
 from esm_sae_assets.assets.embeddings import embedding_options
-from esm_sae_assets.currency import is_current, targets_in_order
 from esm_sae_assets.demo import prepare_instance
 from esm_sae_assets.metadata import MANIFEST_KEY
 from esm_sae_assets.partition_ranges import DATA_VERSION_TAG
+from esm_sae_assets.progress.currency import is_current, targets_in_order
 from esm_sae_assets.schedules import NAME as SCHEDULE
 from esm_sae_assets.settings import load_settings
 from rerunning import World, same_pictures

@@ -13,7 +13,7 @@ from esm_sae_assets.assets.report import report_assets
 from esm_sae_assets.assets.sae import sae_assets
 from esm_sae_assets.assets.sequences import sequence_assets
 from esm_sae_assets.automation import automation_sensor, with_automation
-from esm_sae_assets.catalogue import catalogued
+from esm_sae_assets.catalogue.attributes import catalogued
 from esm_sae_assets.jobs import jobs
 from esm_sae_assets.resources import EncoderResource, data_root
 from esm_sae_assets.schedules import schedules

@@ -21,10 +21,10 @@ import dagster as dg
 
 from esm_sae import storage
 from esm_sae.errors import InputError
-from esm_sae_assets.attempts import LAUNCHED_BY_TAG
-from esm_sae_assets.currency import Target, is_current, runs_of, targets_in_order
 from esm_sae_assets.definitions import build_defs
 from esm_sae_assets.partition_ranges import range_tags
+from esm_sae_assets.progress.attempts import LAUNCHED_BY_TAG
+from esm_sae_assets.progress.currency import Target, is_current, runs_of, targets_in_order
 from esm_sae_assets.settings import Settings, load_settings
 from esm_sae_assets.summary import summarise
 

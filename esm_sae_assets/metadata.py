@@ -12,9 +12,9 @@ import dagster as dg
 
 from esm_sae.errors import InputError
 from esm_sae.formats.manifest import Product
+from esm_sae_assets.catalogue.shown_values import Metadata, in_order, page, plot
+from esm_sae_assets.catalogue.table_schemas import other_schemas, table_schema
 from esm_sae_assets.resources import DataRoot
-from esm_sae_assets.shown_values import Metadata, in_order, page, plot
-from esm_sae_assets.table_schemas import other_schemas, table_schema
 
 if TYPE_CHECKING:
     import torch

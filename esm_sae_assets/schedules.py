@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import dagster as dg
 from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
 
-from esm_sae_assets.attempts import ATTEMPT_TAG, LAUNCHED_BY_TAG, last_runs
-from esm_sae_assets.backlog import shard_backlog
 from esm_sae_assets.jobs import EMBED, SAMPLE
 from esm_sae_assets.partition_ranges import range_tags
 from esm_sae_assets.partitions import shard_partitions
+from esm_sae_assets.progress.attempts import ATTEMPT_TAG, LAUNCHED_BY_TAG, last_runs
+from esm_sae_assets.progress.backlog import shard_backlog
 from esm_sae_assets.settings import Settings
 
 NAME = "embed_missing_shards"

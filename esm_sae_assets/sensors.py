@@ -8,19 +8,19 @@ import dagster as dg
 from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
 
 from esm_sae.errors import InputError
-from esm_sae_assets.attempts import (
+from esm_sae_assets.jobs import COLLECT, EMBED, SAMPLE, TRAIN
+from esm_sae_assets.partition_ranges import range_tags
+from esm_sae_assets.progress.attempts import (
     ATTEMPT_TAG,
     LAUNCHED_BY_TAG,
     attempt_of,
     last_runs,
     runs_of_attempt,
 )
-from esm_sae_assets.backlog import shard_backlog
-from esm_sae_assets.follow_up import FollowUp, Trials, follow_ups, trials_of
-from esm_sae_assets.jobs import COLLECT, EMBED, SAMPLE, TRAIN
-from esm_sae_assets.partition_ranges import range_tags
+from esm_sae_assets.progress.backlog import shard_backlog
+from esm_sae_assets.progress.follow_up import FollowUp, Trials, follow_ups, trials_of
+from esm_sae_assets.progress.source_state import source_state
 from esm_sae_assets.settings import Settings
-from esm_sae_assets.source_state import source_state
 
 TRAIN_AFTER_EMBEDDING, NEW_SOURCE = "train_after_embedding", "new_source"
 

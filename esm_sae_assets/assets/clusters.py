@@ -8,9 +8,9 @@ from esm_sae import clusters, embedding
 from esm_sae.formats.shards import open_shards
 from esm_sae_assets import metadata
 from esm_sae_assets.assets.embeddings import embedding_options
+from esm_sae_assets.catalogue.column_lineage import lineage_of
 from esm_sae_assets.checks import clusters as look_at
 from esm_sae_assets.checks import specs_of
-from esm_sae_assets.column_lineage import lineage_of
 from esm_sae_assets.external import download_asset, place_of, state_of
 from esm_sae_assets.op_tags import GPU_POOL, MEMORY_POOL, gpu_op_tags
 from esm_sae_assets.resources import DataRoot, EncoderResource

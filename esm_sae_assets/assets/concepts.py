@@ -10,9 +10,9 @@ from esm_sae.formats.analysis_tables import (
 )
 from esm_sae.formats.shards import open_shards
 from esm_sae_assets import metadata
+from esm_sae_assets.catalogue.column_lineage import lineage_of
 from esm_sae_assets.checks import at_each, specs_of
 from esm_sae_assets.checks import concepts as look_at
-from esm_sae_assets.column_lineage import lineage_of
 from esm_sae_assets.external import state_of
 from esm_sae_assets.op_tags import GPU_POOL, gpu_op_tags
 from esm_sae_assets.partitions import FROM_ALL, SAME_KEY, k_partitions

@@ -16,9 +16,9 @@ from esm_sae.formats.shards import (
     shard_paths,
 )
 from esm_sae_assets import metadata
+from esm_sae_assets.catalogue.column_lineage import lineage_of
 from esm_sae_assets.checks import at_each, specs_of
 from esm_sae_assets.checks import embeddings as look_at
-from esm_sae_assets.column_lineage import lineage_of
 from esm_sae_assets.external import state_of
 from esm_sae_assets.op_tags import GPU_POOL, gpu_op_tags
 from esm_sae_assets.partition_ranges import PartitionEvent, one_by_one, record_each

@@ -8,9 +8,9 @@ import polars as pl
 from esm_sae.embedding import open_shards
 from esm_sae.formats.manifest import read_manifest
 from esm_sae.sae import load_checkpoint
-from esm_sae_assets.currency import Target, is_current, targets_in_order
 from esm_sae_assets.definitions import build_defs
 from esm_sae_assets.demo import run_graph
+from esm_sae_assets.progress.currency import Target, is_current, targets_in_order
 
 # 16 unpartitioned assets, 2 shards, 10 assets for each of 2 values of k.
 TARGETS = 16 + 2 + 10 * 2

@@ -6,7 +6,6 @@ from dagster._core.definitions.data_version import CachingStaleStatusResolver, S
 from dagster._core.loader import LoadingContextForTest
 
 from esm_sae.errors import InputError, ResumableError
-from esm_sae_assets.currency import Target, runs_of
 from esm_sae_assets.partition_ranges import (
     contiguous,
     one_by_one,
@@ -14,6 +13,7 @@ from esm_sae_assets.partition_ranges import (
     range_tags,
     record_each,
 )
+from esm_sae_assets.progress.currency import Target, runs_of
 
 KEYS = ["16", "32", "64"]
 PARTITIONS = dg.StaticPartitionsDefinition(KEYS)

@@ -5,7 +5,7 @@ Each test leaves the graph as it found it: the same bytes, recorded with the sam
 
 import pytest
 
-from esm_sae_assets.currency import targets_in_order
+from esm_sae_assets.progress.currency import targets_in_order
 from rerunning import World, other_rounding
 
 SHARD = "0001-of-0002"

@@ -10,8 +10,8 @@ from esm_sae import sae
 from esm_sae.errors import InputError
 from esm_sae.formats.manifest import read_manifest
 from esm_sae.sae import load_checkpoint
-from esm_sae_assets.currency import Target, is_current
 from esm_sae_assets.definitions import build_defs
+from esm_sae_assets.progress.currency import Target, is_current
 
 CHECKPOINT, REPLICATE = dg.AssetKey("sae_checkpoint"), dg.AssetKey("sae_replicate")
 BOTH = {

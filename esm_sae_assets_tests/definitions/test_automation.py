@@ -3,7 +3,7 @@
 import dagster as dg
 import pytest
 
-from esm_sae_assets.backlog import SHARDS
+from esm_sae_assets.progress.backlog import SHARDS
 from esm_sae_assets.settings import load_settings
 from recorded_world import RecordedWorld
 

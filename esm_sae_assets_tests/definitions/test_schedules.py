@@ -8,9 +8,9 @@ import pytest
 from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 
 from esm_sae.errors import InputError
-from esm_sae_assets.attempts import ATTEMPT_TAG
-from esm_sae_assets.backlog import SHARDS
 from esm_sae_assets.definitions import build_defs
+from esm_sae_assets.progress.attempts import ATTEMPT_TAG
+from esm_sae_assets.progress.backlog import SHARDS
 from esm_sae_assets.settings import load_settings
 from recorded_world import RecordedWorld
 

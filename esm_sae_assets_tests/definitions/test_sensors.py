@@ -6,8 +6,8 @@ import shutil
 import dagster as dg
 import pytest
 
-from esm_sae_assets.attempts import ATTEMPT_TAG
 from esm_sae_assets.definitions import build_defs
+from esm_sae_assets.progress.attempts import ATTEMPT_TAG
 from esm_sae_assets.sensors import look_at_source
 from esm_sae_assets.settings import load_settings
 from recorded_world import RecordedWorld

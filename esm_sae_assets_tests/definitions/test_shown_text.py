@@ -3,7 +3,7 @@ from html.parser import HTMLParser
 import pytest
 from markdown_it import MarkdownIt
 
-from esm_sae_assets.shown_values import table
+from esm_sae_assets.catalogue.shown_values import table
 
 # A page that only shows this would make Dagster run a mutation: it takes queries in addresses.
 ADDRESS = "http://127.0.0.1:3000/graphql?query=mutation%7Bx%7D"
@@ -37,7 +37,7 @@ class _Tags(HTMLParser):
 @pytest.mark.parametrize("name", HARMFUL)
 def test_a_name_in_a_table_stays_text(name, monkeypatch):
     # Whole, not shortened to where it does no harm.
-    monkeypatch.setattr("esm_sae_assets.shown_values._WIDEST_CELL", 500)
+    monkeypatch.setattr("esm_sae_assets.catalogue.shown_values._WIDEST_CELL", 500)
     shown = table([{"taxon": name, "proteins": 3}]).md_str
     assert shown is not None
     page = _Tags()

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from esm_sae_assets.shown_values import in_order, page, plot, table
+from esm_sae_assets.catalogue.shown_values import in_order, page, plot, table
 
 SHOWN_IN_PLACE = 1_000
 

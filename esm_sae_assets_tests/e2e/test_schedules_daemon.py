@@ -13,10 +13,10 @@ import pytest
 
 import toy_graph
 from dagster_dev import dagster_dev
-from esm_sae_assets.attempts import LAUNCHED_BY_TAG
 from esm_sae_assets.demo import prepare_instance
 from esm_sae_assets.partition_ranges import partitions_of_run
 from esm_sae_assets.partitions import k_partitions, shard_partitions
+from esm_sae_assets.progress.attempts import LAUNCHED_BY_TAG
 from esm_sae_assets.settings import load_settings
 
 pytestmark = pytest.mark.slow

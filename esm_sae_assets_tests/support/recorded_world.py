@@ -12,8 +12,6 @@ from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteRepo
 
 from esm_sae.formats.manifest import Product, manifest_beside, produce_files
 from esm_sae.formats.shards import parse_shard_key, shard_name
-from esm_sae_assets.backlog import SHARDS
-from esm_sae_assets.currency import Target, versions_now
 from esm_sae_assets.definitions import build_defs
 from esm_sae_assets.metadata import MANIFEST_KEY
 from esm_sae_assets.partition_ranges import (
@@ -22,6 +20,8 @@ from esm_sae_assets.partition_ranges import (
     INPUT_VERSION_TAG,
     range_tags,
 )
+from esm_sae_assets.progress.backlog import SHARDS
+from esm_sae_assets.progress.currency import Target, versions_now
 from esm_sae_assets.schedules import shards_to_embed
 from esm_sae_assets.sensors import what_follows
 from esm_sae_assets.settings import Settings

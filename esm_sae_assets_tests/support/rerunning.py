@@ -16,9 +16,9 @@ from esm_sae.formats.manifest import Product
 from esm_sae.storage import sha256_of
 from esm_sae_assets import resources
 from esm_sae_assets.assets import embeddings
-from esm_sae_assets.currency import runs_of, targets_in_order
 from esm_sae_assets.definitions import build_defs
 from esm_sae_assets.partition_ranges import range_tags
+from esm_sae_assets.progress.currency import runs_of, targets_in_order
 from esm_sae_assets.settings import Settings
 
 

@@ -17,12 +17,12 @@ from esm_sae.errors import InputError
 from esm_sae.formats.manifest import produce_files
 from esm_sae.formats.shards import parse_shard_key, shard_name
 from esm_sae_assets.automation import with_automation
-from esm_sae_assets.backlog import SHARDS
-from esm_sae_assets.currency import Target, inputs_of
 from esm_sae_assets.definitions import build_defs
 from esm_sae_assets.jobs import jobs
 from esm_sae_assets.metadata import MANIFEST_KEY
 from esm_sae_assets.partition_ranges import one_by_one, record_each
+from esm_sae_assets.progress.backlog import SHARDS
+from esm_sae_assets.progress.currency import Target, inputs_of
 from esm_sae_assets.schedules import schedules
 from esm_sae_assets.sensors import sensors
 from esm_sae_assets.settings import Settings

@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass
 import dagster as dg
 from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
 
-from esm_sae_assets.attempts import attempt_of, last_runs, runs_of_attempt
-from esm_sae_assets.currency import (
+from esm_sae_assets.partition_ranges import contiguous
+from esm_sae_assets.progress.attempts import attempt_of, last_runs, runs_of_attempt
+from esm_sae_assets.progress.currency import (
     Target,
     inputs_of,
     is_current,
@@ -15,7 +16,6 @@ from esm_sae_assets.currency import (
     targets_in_order,
     versions_now,
 )
-from esm_sae_assets.partition_ranges import contiguous
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ import dagster as dg
 from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
 
 from esm_sae.formats.shards import parse_shard_key, shard_name
-from esm_sae_assets.attempts import EndedRun, attempt_of, last_runs, runs_of_attempt
-from esm_sae_assets.currency import Made, Target, made_partitions, versions_now
 from esm_sae_assets.partition_ranges import contiguous, partitions_of_run
 from esm_sae_assets.partitions import shard_partitions
+from esm_sae_assets.progress.attempts import EndedRun, attempt_of, last_runs, runs_of_attempt
+from esm_sae_assets.progress.currency import Made, Target, made_partitions, versions_now
 from esm_sae_assets.resources import data_root
 from esm_sae_assets.settings import Settings
 
