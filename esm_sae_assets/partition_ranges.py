@@ -10,14 +10,15 @@ PartitionEvent = dg.MaterializeResult | dg.AssetMaterialization | dg.AssetCheckR
 
 CODE_VERSION_TAG, DATA_VERSION_TAG = "dagster/code_version", "dagster/data_version"
 INPUT_VERSION_TAG = "dagster/input_data_version"
+# What Dagster writes of an input that was never materialised.
+NO_VERSION = "INITIAL"
 
 _PARTITION_TAG = "dagster/partition"
 _FIRST_TAG = "dagster/asset_partition_range_start"
 _LAST_TAG = "dagster/asset_partition_range_end"
 _IS_OWN_VERSION_TAG = "dagster/data_version_is_user_provided"
 _INPUT_EVENT_TAG = "dagster/input_event_pointer"
-# What Dagster writes of an input that was never materialised.
-_NO_VERSION, _NO_EVENT = "INITIAL", "NULL"
+_NO_EVENT = "NULL"
 
 
 def record_each(
@@ -126,6 +127,6 @@ def _provenance(context: dg.AssetExecutionContext) -> dict[str, str]:
         found = context.instance.fetch_materializations(dep.asset_key, limit=1).records
         made = found[0].asset_materialization if found else None
         version = (made.tags or {}).get(DATA_VERSION_TAG) if made else None
-        tags[f"{INPUT_VERSION_TAG}/{name}"] = version or _NO_VERSION
+        tags[f"{INPUT_VERSION_TAG}/{name}"] = version or NO_VERSION
         tags[f"{_INPUT_EVENT_TAG}/{name}"] = str(found[0].storage_id) if found else _NO_EVENT
     return tags

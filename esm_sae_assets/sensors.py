@@ -87,8 +87,10 @@ def look_at_source(
     requests, reason = [], None
     if last_runs(_SOURCE, graph, instance).under_way:
         reason = "the source is being sampled"
-    elif not all(run.failed for run in ended):
+    elif any(run.succeeded for run in ended):
         reason = f"sampled: {state}"
+    elif any(run.canceled for run in ended):
+        reason = f"canceled on {state}; launch the job {SAMPLE} yourself"
     elif len(ended) >= settings.schedules.attempts:
         reason = (
             f"{len(ended)} runs failed on {state}; look at them, and launch the job {SAMPLE} "
@@ -161,6 +163,8 @@ def _default_status(settings: Settings) -> dg.DefaultSensorStatus:
 
 def _refusal(run: FollowUp, trials: Trials, attempts: int) -> str | None:
     """Say why a run is not launched again; None where it can be."""
+    if trials.canceled:
+        return f"{run}: was canceled; launch it yourself"
     if trials.failures >= attempts:
         return (
             f"{run}: {trials.failures} runs failed; look at them, and launch it yourself once the "

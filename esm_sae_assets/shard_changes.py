@@ -6,7 +6,6 @@ would never be shown as stale where there are more shards. It depends on this as
 
 import dagster as dg
 
-from esm_sae.formats.manifest import Product
 from esm_sae_assets.partition_ranges import DATA_VERSION_TAG
 from esm_sae_assets.partitions import FROM_ALL
 
@@ -26,21 +25,27 @@ def changes_asset(shards: dg.AssetsDefinition, group: str) -> dg.AssetSpec:
     )
 
 
-def report_change(context: dg.AssetExecutionContext, shard: str, product: Product) -> None:
-    """Record a shard whose content is not that of its last materialisation."""
-    version = product.manifest.data_version
-    chosen = dg.AssetRecordsFilter(context.asset_key, asset_partitions=[shard])
-    found = context.instance.fetch_materializations(chosen, limit=1).records
+def change_of(
+    shard: str, version: str, key: dg.AssetKey, instance: dg.DagsterInstance
+) -> dg.AssetMaterialization | None:
+    """Return the event that a shard with this data version is; None if its content is the last.
+
+    Args:
+        shard: partition key.
+        version: data version of what was made.
+        key: of the asset of the shards.
+        instance: with the records, this one not among them yet.
+    """
+    chosen = dg.AssetRecordsFilter(key, asset_partitions=[shard])
+    found = instance.fetch_materializations(chosen, limit=1).records
     made = found[0].asset_materialization if found else None
     if made is not None and (made.tags or {}).get(DATA_VERSION_TAG) == version:
-        return
+        return None
     # With the record that it follows: a shard that gets its former content back has changed again.
     after = found[0].storage_id if found else 0
-    context.log_event(
-        dg.AssetMaterialization(
-            CHANGES,
-            description=f"shard {shard}",
-            metadata={"shard": shard, "data_version": version},
-            tags={DATA_VERSION_TAG: f"{shard} {version[:12]} {after}"},
-        )
+    return dg.AssetMaterialization(
+        CHANGES,
+        description=f"shard {shard}",
+        metadata={"shard": shard, "data_version": version},
+        tags={DATA_VERSION_TAG: f"{shard} {version[:12]} {after}"},
     )

@@ -25,7 +25,7 @@ from esm_sae_assets.partition_ranges import PartitionEvent, one_by_one, record_e
 from esm_sae_assets.partitions import FROM_ALL, shard_partitions
 from esm_sae_assets.resources import DataRoot, EncoderResource
 from esm_sae_assets.settings import Settings, code_version
-from esm_sae_assets.shard_changes import CHANGES, changes_asset, report_change
+from esm_sae_assets.shard_changes import CHANGES, change_of, changes_asset
 
 GROUP = "embeddings"
 
@@ -97,7 +97,11 @@ def embedding_assets(settings: Settings) -> list[dg.AssetsDefinition | dg.AssetS
                     seed=config.seed,
                 )
                 # Last: by then the shard is in the data root, wherever that is.
-                report_change(context, partition, product)
+                change = change_of(
+                    partition, product.manifest.data_version, context.asset_key, context.instance
+                )
+                if change:
+                    context.log_event(change)
                 return result
 
             results = one_by_one(context.partition_keys, embed)

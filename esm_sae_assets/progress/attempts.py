@@ -21,6 +21,11 @@ _UNDER_WAY = {
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
 }
+_ENDED = [
+    dg.DagsterRunStatus.SUCCESS,
+    dg.DagsterRunStatus.FAILURE,
+    dg.DagsterRunStatus.CANCELED,
+]
 _BACKFILL_UNDER_WAY = [
     BulkActionStatus.REQUESTED,
     BulkActionStatus.CANCELING,
@@ -44,12 +49,27 @@ class LastRuns:
 
 @dataclass(frozen=True)
 class EndedRun:
-    """A run that failed or succeeded; when it was created, in seconds since the epoch."""
+    """A run that has ended; when it was created, in seconds since the epoch."""
 
     run_id: str
-    failed: bool
+    status: dg.DagsterRunStatus
     created: float
     tags: Mapping[str, str]
+
+    @property
+    def failed(self) -> bool:
+        """Whether it failed."""
+        return self.status is dg.DagsterRunStatus.FAILURE
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether it did all it was to do."""
+        return self.status is dg.DagsterRunStatus.SUCCESS
+
+    @property
+    def canceled(self) -> bool:
+        """Whether someone ended it."""
+        return self.status is dg.DagsterRunStatus.CANCELED
 
 
 def attempt_of(*what: Any) -> str:
@@ -71,13 +91,13 @@ def last_runs(key: dg.AssetKey, graph: AssetGraph, instance: dg.DagsterInstance)
 
 
 def runs_of_attempt(attempt: str, instance: dg.DagsterInstance) -> list[EndedRun]:
-    """Return the runs of an attempt that have failed or succeeded."""
-    ended = [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.SUCCESS]
-    records = instance.get_run_records(dg.RunsFilter(statuses=ended, tags={ATTEMPT_TAG: attempt}))
+    """Return the runs of an attempt that have ended."""
+    chosen = dg.RunsFilter(statuses=_ENDED, tags={ATTEMPT_TAG: attempt})
+    records = instance.get_run_records(chosen)
     return [
         EndedRun(
             record.dagster_run.run_id,
-            record.dagster_run.status is dg.DagsterRunStatus.FAILURE,
+            record.dagster_run.status,
             record.create_timestamp.replace(tzinfo=UTC).timestamp(),
             record.dagster_run.tags,
         )

@@ -31,6 +31,7 @@ class Backlog:
         under_way: those that a run or a backfill is at.
         given_up: those on which as many runs of this attempt failed as may.
         made_otherwise: those that such a run made, but from other code than is loaded here.
+        unseen: those that as many runs made as may fail, and whose file is still not seen here.
     """
 
     attempt: str
@@ -39,11 +40,13 @@ class Backlog:
     under_way: list[str]
     given_up: list[str]
     made_otherwise: list[str]
+    unseen: list[str]
 
     @property
     def is_empty(self) -> bool:
         """Whether all partitions are there, made from the present code and inputs."""
-        return not (self.ready or self.under_way or self.given_up or self.made_otherwise)
+        stuck = self.given_up or self.made_otherwise or self.unseen
+        return not (self.ready or self.under_way or stuck)
 
     def described(self, count: int) -> str:
         """Say in a few words how far ``count`` partitions are, and which need someone."""
@@ -52,6 +55,7 @@ class Backlog:
             (self.under_way, "in progress"),
             (self.given_up, "given up"),
             (self.made_otherwise, "made by other code"),
+            (self.unseen, "made but not seen"),
         ]
         counts = [f"{len(names):,} {what}" for names, what in parts if names]
         said = [f"{count:,} shards: {', '.join(counts) or 'all are current'}"]
@@ -64,6 +68,12 @@ class Backlog:
             said.append(
                 f"made, but by other code than is loaded here: {_some(self.made_otherwise)}; "
                 "reload the code location"
+            )
+        if self.unseen:
+            said.append(
+                f"made again and again, and not in the data root as seen here: "
+                f"{_some(self.unseen)}; is it the same folder where runs are launched from and "
+                "where they run?"
             )
         return ". ".join(said)
 
@@ -130,15 +140,20 @@ def backlog_of(
     ended = runs_of_attempt(attempt, instance) if left else []
     tried = _failures(ended, keys, made)
     given_up = [name for name in left if tried[name] >= attempts]
-    ids = {run.run_id for run in ended if not run.failed}
+    ids = {run.run_id for run in ended if run.succeeded}
     unlike = [name for name in left if name in outdated & made.keys() and made[name].run_id in ids]
+    brought = Counter(
+        name for run in ended if run.succeeded for name in partitions_of_run(run.tags, keys)
+    )
+    unseen = [name for name in left if name in lost and brought[name] >= attempts]
     return Backlog(
         attempt,
-        [name for name in left if name not in {*given_up, *unlike}],
+        [name for name in left if name not in {*given_up, *unlike, *unseen}],
         {name: count for name, count in tried.items() if name in left},
         [name for name in keys if name in last.under_way],
         given_up,
         unlike,
+        unseen,
     )
 
 

@@ -17,12 +17,13 @@ from esm_sae_assets.partition_ranges import (
     CODE_VERSION_TAG,
     DATA_VERSION_TAG,
     INPUT_VERSION_TAG,
+    NO_VERSION,
     contiguous,
 )
 
 _RECORDS_AT_ONCE = 200
-# Of more partitions of an input Dagster does not record the versions.
-_MOST_COMPARED = 100
+# Of so many partitions of an input Dagster does not record the versions.
+_NOT_RECORDED = 100
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,8 @@ def runs_of(targets: Sequence[Target], graph: AssetGraph) -> list[list[Target]]:
 def is_current(target: Target, graph: AssetGraph, instance: dg.DagsterInstance) -> bool:
     """Whether a target's output is complete, of this code version, and of its inputs' versions.
 
-    Where it is made from more partitions than Dagster records the versions of, those must be older.
+    For an input of more partitions than Dagster records the versions of, the asset that stands for
+    its changes is compared alone.
     """
     record, now = latest(target, instance), versions_now(target, graph, instance)
     if record is None or record.asset_materialization is None or now is None:
@@ -109,10 +111,9 @@ def is_current(target: Target, graph: AssetGraph, instance: dg.DagsterInstance) 
     if versions.code != now.code or not _is_in_place(made):
         return False
     return all(
-        _is_older(parent, partitions, record.storage_id, instance)
-        if len(partitions) >= _MOST_COMPARED
-        else versions.inputs.get(parent.to_user_string()) == now.inputs[parent.to_user_string()]
+        versions.inputs.get(parent.to_user_string()) == now.inputs[parent.to_user_string()]
         for parent, partitions in inputs_of(target, graph).items()
+        if len(partitions) < _NOT_RECORDED
     )
 
 
@@ -123,6 +124,8 @@ def versions_now(
     inputs = {}
     for parent, partitions in inputs_of(target, graph).items():
         version = _version_of(parent, partitions, instance)
+        if version is None and graph.get(parent).is_external:
+            version = NO_VERSION
         if version is None:
             return None
         inputs[parent.to_user_string()] = version
@@ -130,16 +133,11 @@ def versions_now(
 
 
 def inputs_of(target: Target, graph: AssetGraph) -> dict[dg.AssetKey, list[str | None]]:
-    """Return what a target is made from, by partitions; None: the whole asset.
-
-    What no step makes only stands for other inputs to Dagster.
-    """
+    """Return what a target is made from, by partitions; None: the whole asset."""
     own = graph.get(target.key).partitions_def
     inputs: dict[dg.AssetKey, list[str | None]] = {}
     for parent in sorted(graph.get(target.key).parent_keys):
         node = graph.get(parent)
-        if node.is_external:
-            continue
         if node.partitions_def is None:
             inputs[parent] = [None]
         elif node.partitions_def == own:
@@ -221,18 +219,6 @@ def _version_of(
         return None
     versions = "".join(tags[name][DATA_VERSION_TAG] for name in names)
     return hashlib.sha256(versions.encode()).hexdigest()
-
-
-def _is_older(
-    key: dg.AssetKey,
-    partitions: Sequence[str | None],
-    storage_id: int,
-    instance: dg.DagsterInstance,
-) -> bool:
-    latest_ids = instance.event_log_storage.get_latest_storage_id_by_partition(
-        key, dg.DagsterEventType.ASSET_MATERIALIZATION
-    )
-    return all(latest_ids[str(name)] < storage_id for name in partitions)
 
 
 def _is_in_place(made: dg.AssetMaterialization) -> bool:

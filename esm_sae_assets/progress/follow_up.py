@@ -47,12 +47,14 @@ class Trials:
     Attributes:
         attempt: what marks them.
         failures: how many failed since the output was last made.
+        canceled: whether one of them was canceled since then.
         since: when that was, in whole seconds since the epoch; 0: never.
         made_it: whether one of them made it; it is not current all the same.
     """
 
     attempt: str
     failures: int
+    canceled: bool
     since: int
     made_it: bool
 
@@ -103,11 +105,13 @@ def trials_of(run: FollowUp, graph: AssetGraph, instance: dg.DagsterInstance) ->
     made = {record.run_id: record.timestamp for record in records if record is not None}
     since = max(made.values(), default=0.0)
     ended = runs_of_attempt(attempt, instance)
+    later = [each for each in ended if each.created > since]
     return Trials(
         attempt,
-        sum(each.failed and each.created > since for each in ended),
+        sum(each.failed for each in later),
+        any(each.canceled for each in later),
         int(since),
-        any(not each.failed and each.run_id in made for each in ended),
+        any(each.succeeded and each.run_id in made for each in ended),
     )
 
 

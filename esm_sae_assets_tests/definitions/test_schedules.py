@@ -187,6 +187,21 @@ def test_what_other_code_made_is_not_launched_for_ever(world, world_of):
     assert newer.tick() == "8 shards: all are current"
 
 
+def test_a_shard_that_runs_make_and_nobody_sees_here_is_not_launched_for_ever(world):
+    world.embed(world.shards)
+    (world.settings.root / f"embeddings3/embeddings_{world.shards[4]}.json").unlink()
+    launches = 0
+    while isinstance(requests := world.tick(), list):
+        (request,) = requests
+        launches += 1
+        run = world.run(world.shards[4:5], STATUS.SUCCESS, **request.tags)
+        world.make(SHARDS, world.shards[4], data=world.shards[4], run=run)
+    assert launches == world.settings.schedules.attempts
+    assert "1 made but not seen" in requests
+    assert world.shards[4] in requests
+    assert "is it the same folder" in requests
+
+
 def test_the_schedule_is_off_unless_the_settings_say_otherwise():
     def status(**schedules):
         defs = build_defs(load_settings({}, schedules=schedules))

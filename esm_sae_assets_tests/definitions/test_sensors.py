@@ -134,6 +134,30 @@ def test_a_failed_training_is_asked_for_again_and_then_left(world):
     assert launched(world.follow(COLLECT, TRAIN)) == [(TRAIN, ["sae_checkpoint"], ["2", "8"])]
 
 
+def test_a_canceled_training_is_left_until_its_inputs_are_others(world):
+    world.make(MANIFEST)
+    (request,), _ = world.follow(COLLECT, TRAIN)
+    tags = {ATTEMPT_TAG: request.tags[ATTEMPT_TAG]}
+    world.run(["2", "4", "8"], STATUS.CANCELED, TRAIN, **tags)
+    said = "sae_checkpoint [2, 4, 8]: was canceled; launch it yourself"
+    assert world.follow(COLLECT, TRAIN) == ([], said)
+    world.make(MANIFEST, data="2")
+    assert launched(world.follow(COLLECT, TRAIN)) == [(TRAIN, ["sae_checkpoint"], ["2", "8"])]
+
+
+@pytest.mark.parametrize("count", [98, 99, 100, 120])
+def test_however_many_shards_there_are_only_another_content_leads_to_training(world_of, count):
+    world = world_of(samples={"small_size": 50 * count})
+    world.provide()
+    world.embed(world.shards)
+    world.make(MANIFEST)
+    assert launched(world.follow(COLLECT, TRAIN)) == [(TRAIN, ["sae_checkpoint"], ["2", "8"])]
+    world.embed(world.shards[:1])
+    assert launched(world.follow(COLLECT, TRAIN)) == [(TRAIN, ["sae_checkpoint"], ["2", "8"])]
+    world.embed(world.shards[-1:], data="other rows")
+    assert launched(world.follow(COLLECT, TRAIN)) == [(COLLECT, ["embedding_manifest"], [])]
+
+
 def test_what_was_made_and_is_not_current_is_not_made_for_ever(world, world_of):
     world.make(MANIFEST)
     (request,), _ = world.follow(COLLECT, TRAIN)
@@ -250,6 +274,11 @@ def test_sampling_that_fails_is_asked_for_again_and_then_left(source):
     assert len(keys) == 2
     assert source.look().startswith("2 runs failed on 8 bytes")
     assert "launch the job sample_sequences yourself" in source.look()
+
+
+def test_canceled_sampling_is_left(source):
+    source.run(source.look(), STATUS.CANCELED)
+    assert source.look().startswith("canceled on 8 bytes")
 
 
 def test_a_source_that_cannot_be_had_is_said_and_no_failure(source):

@@ -25,6 +25,7 @@ from esm_sae_assets.progress.currency import Target, versions_now
 from esm_sae_assets.schedules import shards_to_embed
 from esm_sae_assets.sensors import what_follows
 from esm_sae_assets.settings import Settings
+from esm_sae_assets.shard_changes import change_of
 
 # Queued runs have one.
 _REPOSITORY = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("esm_sae"), "__repository__")
@@ -78,6 +79,8 @@ class RecordedWorld:
         folder = self.settings.root / "embeddings3"
         folder.mkdir(parents=True, exist_ok=True)
         for name in partitions:
+            if change := change_of(name, data or name, SHARDS, self.instance):
+                self.instance.report_runless_asset_event(change)
             self.make(SHARDS, name, data=data or name, run=run)
             (folder / f"{shard_name(*parse_shard_key(name))}.json").touch()
 

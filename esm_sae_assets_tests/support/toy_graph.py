@@ -26,6 +26,7 @@ from esm_sae_assets.progress.currency import Target, inputs_of
 from esm_sae_assets.schedules import schedules
 from esm_sae_assets.sensors import sensors
 from esm_sae_assets.settings import Settings
+from esm_sae_assets.shard_changes import change_of
 
 
 def toy_defs(settings: Settings) -> dg.Definitions:
@@ -76,7 +77,12 @@ def _toy(graph: AssetGraph, key: dg.AssetKey, root: Path) -> dg.AssetsDefinition
     )
     def toy(context: dg.AssetExecutionContext) -> Iterator[Any]:
         def make(partition: str | None) -> dg.MaterializeResult:
-            return _make(root, graph, Target(key, partition))
+            made = _make(root, graph, Target(key, partition))
+            if key == SHARDS and made.data_version:
+                version = made.data_version.value
+                if change := change_of(str(partition), version, key, context.instance):
+                    context.log_event(change)
+            return made
 
         try:
             if not context.has_partition_key and node.partitions_def is None:
@@ -98,6 +104,7 @@ def _make(root: Path, graph: AssetGraph, target: Target) -> dg.MaterializeResult
     inputs = [
         _output(root, parent.to_user_string(), partition)
         for parent, partitions in inputs_of(target, graph).items()
+        if not graph.get(parent).is_external
         for partition in partitions
     ]
     determinants = {
