@@ -37,14 +37,18 @@ def automation_sensor() -> dg.AutomationConditionSensorDefinition:
         target=dg.AssetSelection.all(),
         default_status=dg.DefaultSensorStatus.STOPPED,
         run_tags={"esm_sae/launched_by": AUTOMATION},
-        description="Requests what is missing, or made from older inputs or code. Another way "
-        "than embed_missing_shards and train_after_embedding, with no limit on the shards at "
-        "once; switch on one of the two.",
+        description="Requests what is missing, and what inputs or code have become newer than "
+        "since it is on; what was outdated before is for a backfill, and what failed is left to "
+        "you. Another way than embed_missing_shards and train_after_embedding, with no limit on "
+        "the shards at once; switch on one of the two.",
     )
 
 
 def _condition() -> dg.AutomationCondition:
     """Missing, or outdated since it was last handled; left alone once a run of it failed.
+
+    Automation sees versions change from one look to the next, not what an output was made from:
+    what was outdated at the first look is not requested.
 
     Not ``eager()`` or ``on_missing()``: they pass over what was missing when the sensor was
     switched on, and an input that was made again with the same bytes counts for them.

@@ -9,6 +9,7 @@ import importlib.resources
 import itertools
 import operator
 import os
+import socket
 import stat
 import sys
 import time
@@ -25,12 +26,14 @@ from esm_sae_assets.definitions import build_defs
 from esm_sae_assets.partition_ranges import range_tags
 from esm_sae_assets.progress.attempts import LAUNCHED_BY_TAG
 from esm_sae_assets.progress.currency import Target, is_current, runs_of, targets_in_order
+from esm_sae_assets.run_processes import HOST_TAG, fail_abandoned_runs
 from esm_sae_assets.settings import Settings, load_settings
 from esm_sae_assets.summary import summarise
 
 INSTANCE_FOLDER = ".dagster"
 
 _ROWS = "dagster/row_count"
+_DEMO = "demo"
 
 
 @dataclass(frozen=True)
@@ -95,10 +98,13 @@ def prepare_instance(project: Path) -> Path:
 def run_graph(settings: Settings, instance: dg.DagsterInstance) -> Outcome:
     """Materialise every asset partition that is missing or older than what it is made from.
 
+    What an earlier call left in progress when it was killed is failed first.
+
     Raises:
         dg.Failure: a step failed; nothing after it is run, what it had finished stays.
     """
     started = time.monotonic()
+    fail_abandoned_runs(_DEMO, instance)
     defs = build_defs(settings)
     graph = defs.resolve_asset_graph()
     targets = targets_in_order(graph)
@@ -128,7 +134,7 @@ def _materialise(run: Sequence[Target], defs: dg.Definitions, instance: dg.Dagst
         instance=instance,
         # Everything is in the instance's event log; a terminal shows the progress bars.
         run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-        tags={LAUNCHED_BY_TAG: "demo", **over},
+        tags={LAUNCHED_BY_TAG: _DEMO, HOST_TAG: socket.gethostname(), **over},
         raise_on_error=True,
     )
     events = result.asset_materializations_for_node(run[0].key.path[-1])

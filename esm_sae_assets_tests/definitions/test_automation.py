@@ -8,7 +8,6 @@ from esm_sae_assets.settings import load_settings
 from recorded_world import RecordedWorld
 
 MANIFEST, CHECKPOINT = dg.AssetKey("embedding_manifest"), dg.AssetKey("sae_checkpoint")
-CHANGES = dg.AssetKey("embedding_changes")
 
 
 class Automation:
@@ -72,7 +71,6 @@ def test_training_follows_the_last_shard(automation, world):
     world.embed(world.shards[:2])
     assert "embedding_manifest" not in automation.requested()
     world.embed(world.shards[2:])
-    world.instance.report_runless_asset_event(dg.AssetMaterialization(CHANGES))
     requested = automation.requested()
     assert "embedding_manifest" in requested
     assert "sae_checkpoint" not in requested
@@ -88,3 +86,11 @@ def test_another_sample_makes_shards_outdated_and_the_same_again_does_not(automa
     assert SHARDS.to_user_string() not in automation.requested()
     world.provide(data="2")
     assert automation.requested()["embedding_shards"] == world.shards
+
+
+def test_what_was_outdated_before_it_was_on_is_left(automation, world):
+    world.provide()
+    world.embed(world.shards)
+    world.provide(data="2")
+    for _ in range(2):
+        assert SHARDS.to_user_string() not in automation.requested()

@@ -21,7 +21,7 @@ GPU = "nvidia.com/gpu"
 
 @pytest.fixture(scope="module")
 def values():
-    return yaml.safe_load((DEPLOY / "values.yaml").read_text())
+    return yaml.load((DEPLOY / "values.yaml").read_text(), _NoKeyTwice)
 
 
 @pytest.fixture(scope="module")
@@ -276,3 +276,12 @@ def _leaves(node, path=""):
             yield from _leaves(value, f"{path}.{number}")
     else:
         yield path, node
+
+
+class _NoKeyTwice(yaml.SafeLoader):
+    """YAML of which a stricter reader than PyYAML would say the same."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key) for key, _ in node.value]
+        assert len(keys) == len(set(keys)), f"{keys} at {node.start_mark}"
+        return super().construct_mapping(node, deep)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -9,9 +10,21 @@ import time
 import dagster as dg
 import pytest
 from dagster._core.launcher import WorkerStatus
+from dagster._core.remote_origin import (
+    GrpcServerCodeLocationOrigin,
+    RegisteredCodeLocationOrigin,
+    RemoteRepositoryOrigin,
+)
 
 from esm_sae_assets.demo import prepare_instance
-from esm_sae_assets.run_launcher import WatchedRunLauncher, _runs_since, _seconds
+from esm_sae_assets.run_launcher import WatchedRunLauncher
+from esm_sae_assets.run_processes import (
+    _CLOCKS_AT_START,
+    HOST_TAG,
+    _runs_since,
+    _seconds,
+    fail_abandoned_runs,
+)
 
 pytestmark = pytest.mark.skipif(
     shutil.which("ps") is None, reason="needs ps: on Debian, apt install procps"
@@ -33,11 +46,21 @@ def gone():
     return process.pid
 
 
-def run_started_by(instance, process):
+def run_started_by(instance, process, *, server=None, host=None, said="Started process for run"):
+    """Record a run of a code server, or else of the machine ``host``."""
     job = dg.define_asset_job("job").resolve(asset_graph=dg.Definitions().resolve_asset_graph())
-    run = instance.create_run_for_job(job)
+    origin = None
+    if host is None:
+        server = server or RegisteredCodeLocationOrigin("esm_sae")
+        origin = RemoteRepositoryOrigin(server, "__repository__").get_job_origin("job")
+    run = instance.create_run_for_job(
+        job,
+        status=dg.DagsterRunStatus.STARTED,
+        remote_job_origin=origin,
+        tags={"esm_sae/launched_by": "demo"} | ({HOST_TAG: host} if host else {}),
+    )
     if process is not None:
-        instance.report_engine_event(f"Started process for run (pid: {process}).", run)
+        instance.report_engine_event(f"{said} (pid: {process}).", run)
     return run
 
 
@@ -56,6 +79,42 @@ def test_a_run_whose_process_is_gone_is_not_found(instance, gone):
     run = run_started_by(instance, gone)
     found = instance.run_launcher.check_run_worker_health(run)
     assert found == (WorkerStatus.NOT_FOUND, f"process {gone} is gone", None, None)
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1", WorkerStatus.NOT_FOUND),
+        ("localhost", WorkerStatus.NOT_FOUND),
+        ("gpu-2.example.org", WorkerStatus.RUNNING),
+    ],
+)
+def test_processes_of_other_machines_are_let_be(instance, gone, host, status):
+    server = GrpcServerCodeLocationOrigin(host, 4000)
+    run = run_started_by(instance, gone, server=server)
+    assert instance.run_launcher.check_run_worker_health(run).status == status
+
+
+@pytest.mark.parametrize(
+    "said", ["Executing steps in process", "multiprocess executor: parent process"]
+)
+def test_a_run_of_no_server_is_known_by_its_machine(instance, gone, said):
+    here = run_started_by(instance, gone, host=socket.gethostname(), said=said)
+    there = run_started_by(instance, gone, host="gpu-2", said=said)
+    alive = run_started_by(instance, os.getpid(), host=socket.gethostname(), said=said)
+    fail_abandoned_runs("another", instance)
+    assert instance.get_run_by_id(here.run_id).status == dg.DagsterRunStatus.STARTED
+    fail_abandoned_runs("demo", instance)
+    states = [instance.get_run_by_id(run.run_id).status.value for run in (here, there, alive)]
+    assert states == ["FAILURE", "STARTED", "STARTED"]
+
+
+@pytest.mark.parametrize("step", [3_600, -3_600])
+def test_a_clock_that_is_set_makes_no_process_another(monkeypatch, step):
+    moment, now = time.time(), time.time
+    monkeypatch.setattr(time, "time", lambda: now() + step)
+    assert _runs_since(os.getpid(), moment)
+    assert abs(now() - time.monotonic() - _CLOCKS_AT_START) < 60
 
 
 @pytest.mark.parametrize("known", [True, False])
