@@ -4,6 +4,7 @@ import dagster as dg
 import pytest
 
 from dagster_dev import dagster_dev
+from esm_sae_assets.progress.currency import Target, is_current
 from esm_sae_assets.settings import load_settings
 from rerunning import World, other_rounding, same_pictures
 
@@ -53,18 +54,26 @@ def test_one_of_120_shards_is_seen_through_the_manifest(small_project, many_shar
 
         world.run("embedding_shards", shards[7])
         assert _stale(ask) == {}
+        assert _is_current(world, "embedding_manifest")
 
         world.lose(shards[7])
         with other_rounding():
             world.run("embedding_shards", shards[7])
         assert _stale(ask) == {("embedding_manifest", None): {("DATA", "embedding_changes")}}
+        assert not _is_current(world, "embedding_manifest")
 
         world.run("embedding_manifest")
+        assert _is_current(world, "embedding_manifest")
         by_the_manifest = {("DATA", "embedding_manifest")}
         assert _stale(ask) == {("sae_checkpoint", k): by_the_manifest for k in ks}
 
         world.run("sae_checkpoint", *ks)
         assert _stale(ask) == {}
+
+
+def _is_current(world, name):
+    """Whether the schedule and the sensors take it for current: as it is shown."""
+    return is_current(Target(dg.AssetKey(name), None), world.graph, world.instance)
 
 
 def _stale(ask):

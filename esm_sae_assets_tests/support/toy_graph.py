@@ -16,7 +16,7 @@ from esm_sae import storage
 from esm_sae.errors import InputError
 from esm_sae.formats.manifest import produce_files
 from esm_sae.formats.shards import parse_shard_key, shard_name
-from esm_sae_assets.automation import with_automation
+from esm_sae_assets.automation import automation_sensor, with_automation
 from esm_sae_assets.definitions import build_defs
 from esm_sae_assets.jobs import jobs
 from esm_sae_assets.metadata import MANIFEST_KEY
@@ -38,7 +38,7 @@ def toy_defs(settings: Settings) -> dg.Definitions:
         assets=with_automation(assets),
         jobs=all_jobs,
         schedules=schedules(settings),
-        sensors=sensors(settings, all_jobs),
+        sensors=[*sensors(settings, all_jobs), automation_sensor()],
         # A process for every step would take longer than the steps.
         executor=dg.in_process_executor,
     )
