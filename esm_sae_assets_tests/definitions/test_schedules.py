@@ -1,6 +1,5 @@
 """What the schedule of the shards launches, on recorded runs and materialisations."""
 
-import shutil
 from datetime import UTC, datetime
 
 import dagster as dg
@@ -20,30 +19,6 @@ SECTIONS = {
     "embedding": {"sequences_per_shard": 50},
     "schedules": {"shards_per_run": 2, "shards_at_once": 4, "attempts": 2},
 }
-
-
-@pytest.fixture
-def instance():
-    with dg.DagsterInstance.ephemeral() as instance:
-        yield instance
-
-
-@pytest.fixture(scope="module")
-def data_root(tmp_path_factory):
-    """One for all tests, as the code location is loaded once for each."""
-    return tmp_path_factory.mktemp("schedules") / "data"
-
-
-@pytest.fixture
-def world_of(data_root, instance):
-    """Return a function that builds the world of some settings, on one instance."""
-
-    def build(**sections):
-        merged = {name: SECTIONS.get(name, {}) | sections.get(name, {}) for name in SECTIONS}
-        return RecordedWorld(load_settings({}, data_root=str(data_root), **merged), instance)
-
-    shutil.rmtree(data_root, ignore_errors=True)
-    return build
 
 
 @pytest.fixture

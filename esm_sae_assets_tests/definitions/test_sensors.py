@@ -1,7 +1,6 @@
 """What the sensors ask for: training after the embedding, and samples of another source."""
 
 import json
-import shutil
 
 import dagster as dg
 import pytest
@@ -17,36 +16,12 @@ CHECKPOINT, METRICS = dg.AssetKey("sae_checkpoint"), dg.AssetKey("sae_metrics")
 MANIFEST = dg.AssetKey("embedding_manifest")
 COLLECT, TRAIN = "collect_embeddings", "train_autoencoders"
 ANALYSE = "analyse_autoencoders"
-
-
-@pytest.fixture
-def instance():
-    with dg.DagsterInstance.ephemeral() as instance:
-        yield instance
-
-
-@pytest.fixture(scope="module")
-def data_root(tmp_path_factory):
-    """One for all tests, as the code location is loaded once for each."""
-    return tmp_path_factory.mktemp("sensors") / "data"
-
-
-@pytest.fixture
-def world_of(data_root, instance):
-    """Return a function that builds the world of some settings, on one instance."""
-
-    def build(**changed):
-        sections = {
-            "samples": {"small_size": 100},
-            "embedding": {"sequences_per_shard": 50},
-            "sae": {"ks": [2, 4, 8], "replicate": False, "untrained_baseline": False},
-            "schedules": {"attempts": 2},
-        }
-        merged = {name: section | changed.get(name, {}) for name, section in sections.items()}
-        return RecordedWorld(load_settings({}, data_root=str(data_root), **merged), instance)
-
-    shutil.rmtree(data_root, ignore_errors=True)
-    return build
+SECTIONS = {
+    "samples": {"small_size": 100},
+    "embedding": {"sequences_per_shard": 50},
+    "sae": {"ks": [2, 4, 8], "replicate": False, "untrained_baseline": False},
+    "schedules": {"attempts": 2},
+}
 
 
 @pytest.fixture
