@@ -47,13 +47,11 @@ SAMPLES = ("uniref50_fasta", "uniref50_10M_sample", "uniref50_1M_sample")
 
 _RUNS_OF_STEPS, _RUNS_TIMED = 8, 3
 _LOAD = """
-import json, resource, sys, time
+import json, time
 started, cores = time.perf_counter(), time.process_time()
 import esm_sae_assets.definitions
 seconds = time.perf_counter() - started
-unit = 1 if sys.platform == "darwin" else 1024
-memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-print(json.dumps([seconds, time.process_time() - cores, memory]))
+print(json.dumps([seconds, time.process_time() - cores]))
 """
 _QUERIES = {
     "partition health of the shards": """
@@ -147,7 +145,6 @@ def _loading(variables: dict[str, str]) -> dict[str, float]:
     return {
         "definitions: s to load, median of 3": statistics.median(each[0] for each in found),
         "definitions: core s": statistics.median(each[1] for each in found),
-        "definitions: peak MB": found[0][2] / 1e6,
     }
 
 
