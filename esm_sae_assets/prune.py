@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from esm_sae import storage
-from esm_sae.errors import InputError
+from esm_sae.errors import InputError, one_line
 from esm_sae.remote import ObjectStore, Pruned, prune
 from esm_sae_assets.settings import load_settings
 
@@ -32,8 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not storage.is_url(location):
             raise InputError(f"{location}: is a folder; only object storage keeps old objects")
         found = prune(ObjectStore(location), older_than=options.older_than, remove=options.remove)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+    # An OSError tells of a store that cannot be reached.
+    except (InputError, OSError) as error:
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         return 2
     print(_summary(found, options.older_than.days, options.remove))
     return 0

@@ -1,17 +1,21 @@
 """The copies of a store's outputs on the local disk, under their plain names."""
 
 import contextlib
-import os
 import shutil
 from collections.abc import Callable, Collection
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from urllib.parse import quote, unquote
 
 from esm_sae import storage
 from esm_sae.formats.manifest import MANIFEST_NAME, Manifest, read_manifest
 from esm_sae.formats.shards import SHARDS_KIND
-from esm_sae.remote.outputs import Output, outputs_of, place_of, version_of
+from esm_sae.remote.outputs import Output, outputs_of, place_of
+from esm_sae.remote.store import is_manifest_name
 
 Fetch = Callable[[str, Path], None]
+
+# In the folder that an output comes through: its manifest, and its files.
+_COMING, _FILES = "manifest", "files"
 
 
 class Copies:
@@ -62,39 +66,53 @@ class Copies:
         Returns:
             How many bytes were fetched.
         """
-        target, work = self.folder / output.place, self._work(output.name)
-        with storage.locked(target):
+        with storage.locked(self.folder / output.place):
             if self.manifest(output.name) not in (old, output.content):
                 return 0
-            # What a killed process was fetching.
-            shutil.rmtree(work, ignore_errors=True)
+            work = self._cleared(output.name)
             lacking = self.lacking(output, without)
             storage.make_folder(work)
+            storage.publish_bytes(work / _COMING, output.content)
             for file in lacking:
-                storage.make_folder((work / file).parent)
-                fetch(file, work / file)
-            if output.is_folder:
-                self._swap_in(output, work, target)
-            else:
-                self._move_in(output, work, lacking)
-            shutil.rmtree(work, ignore_errors=True)
+                storage.make_folder((work / _FILES / file).parent)
+                fetch(file, work / _FILES / file)
+            self._move_in(output, work / _FILES, lacking)
+            shutil.rmtree(work)
         return sum(output.own[file] for file in lacking)
 
-    def drop(self, output: str, version: str, *, only_alone: bool) -> bool:
+    def clear(self) -> None:
+        """Remove what killed processes were bringing here."""
+        for work in list(self._incoming.glob("*")):
+            name = unquote(work.name)
+            with storage.locked(self.folder / place_of(name), wait=False) as held:
+                if held:
+                    self._cleared(name)
+
+    def drop(self, name: str, version: str, *, only_alone: bool) -> bool:
         """Remove an output that is as the store has it; tell whether it is gone.
 
+        Other files in its folder stay.
+
         Args:
-            output: name of its manifest.
+            name: of its manifest.
             version: of the manifest, as the store has it.
             only_alone: leave a folder in which there is something else, such as another output.
         """
-        content = self.manifest(output)
-        if content is None:
-            return True
-        with storage.locked(self.folder / place_of(output), wait=False) as held:
-            if not held or version_of(content) != version:
+        with storage.locked(self.folder / place_of(name), wait=False) as held:
+            if not held:
                 return False
-            return self._drop(outputs_of({output: content}, "")[output], only_alone)
+            self._cleared(name)
+            content = self.manifest(name)
+            if content is None:
+                return True
+            output = outputs_of({name: content}, str(self.folder))[name]
+            if output.version != version or (only_alone and self._has_others(output)):
+                return False
+            self._remove(output, output.own)
+            (self.folder / name).unlink()
+            if output.is_folder:
+                _remove_empty(self.folder / output.place)
+        return True
 
     def outputs(self, name: str, content: bytes) -> dict[str, Output]:
         """Return an output and, where that is a folder of shards, the shards.
@@ -110,33 +128,30 @@ class Copies:
         shards = {
             file.relative_to(self.folder).as_posix(): file.read_bytes()
             for file in storage.list_files(path.parent, "[!.]*.json")
-            if file != path
+            if file != path and is_manifest_name(file.name)
         }
         return outputs | outputs_of(shards, str(self.folder))
 
-    def _drop(self, output: Output, only_alone: bool) -> bool:
-        path = self.folder / output.name
-        if output.is_folder:
-            return self._drop_folder(path.parent, output, only_alone)
-        path.unlink()
-        for file in output.own:
-            (path.parent / file).unlink(missing_ok=True)
-        return True
-
-    def _drop_folder(self, target: Path, output: Output, only_alone: bool) -> bool:
+    def _has_others(self, output: Output) -> bool:
+        target = self.folder / output.place
         files = {target / file for file in (*output.own, MANIFEST_NAME)}
-        if only_alone and any(p.is_file() and p not in files for p in target.rglob("*")):
-            return False
-        aside = self._work(output.name)
-        shutil.rmtree(aside, ignore_errors=True)
-        storage.make_folder(self._incoming)
-        os.replace(target, aside)
-        shutil.rmtree(aside)
-        return True
+        return output.is_folder and any(
+            path.is_file() and path not in files for path in target.rglob("*")
+        )
 
-    def _work(self, name: str) -> Path:
-        """Return where an output comes and goes through; its lock must be held."""
-        return self._incoming / version_of(name.encode())[:16]
+    def _cleared(self, name: str) -> Path:
+        """Return the folder that an output comes through, without what a killed process left.
+
+        The output's lock must be held.
+        """
+        work = self._incoming / quote(name, safe="")
+        coming = work / _COMING
+        if coming.is_file() and self.manifest(name) is None:
+            # Files may have been moved in of which nothing else tells what they are.
+            output = outputs_of({name: coming.read_bytes()}, str(work))[name]
+            self._remove(output, output.own)
+        shutil.rmtree(work, ignore_errors=True)
+        return work
 
     def _old(self, name: str) -> Manifest | None:
         path = self.folder / name
@@ -146,38 +161,34 @@ class Copies:
         path, entry = self.folder / output.path(file), output.manifest.files[file]
         if not path.is_file() or path.stat().st_size != entry["bytes"]:
             return False
-        known = old is not None and old.files.get(file, {}).get("sha256") == entry["sha256"]
-        return known or storage.sha256_of(path) == entry["sha256"]
+        if old is not None and file in old.files:
+            return old.files[file]["sha256"] == entry["sha256"]
+        return storage.sha256_of(path) == entry["sha256"]
 
-    def _swap_in(self, output: Output, work: Path, target: Path) -> None:
-        for file in output.own:
-            path = work / file
-            if not path.exists():
-                storage.make_folder(path.parent)
-                _link(target / file, path)
-        storage.publish_bytes(work / MANIFEST_NAME, output.content)
-        for path in sorted(target.rglob(MANIFEST_NAME)):
-            # Outputs in the folder that are not part of it: they are compared on their own.
-            inner = path.parent.relative_to(target)
-            if path.parent != target and not (work / inner).exists():
-                storage.make_folder((work / inner).parent)
-                os.replace(path.parent, work / inner)
-        storage.swap_folder(work, target)
-
-    def _move_in(self, output: Output, work: Path, files: list[str]) -> None:
-        path = self.folder / output.name
-        old = self._old(output.name)
+    def _move_in(self, output: Output, incoming: Path, files: Collection[str]) -> None:
+        """Put files in place; what the old manifest does not name stays, and may be in use."""
+        path, old = self.folder / output.name, self._old(output.name)
+        dropped = (old.files.keys() if old is not None else set()) - output.manifest.files.keys()
+        # What is left out may be here as it was: it would pass for the new manifest's.
+        left_out = output.own.keys() - set(files)
+        stale = {file for file in left_out if not self._has(output, file, old)}
+        self._remove(output, dropped | stale)
         path.unlink(missing_ok=True)
         for file in files:
-            storage.replace(work / file, path.parent / file)
-        for file in (old.files.keys() if old is not None else set()) - output.manifest.files.keys():
-            (path.parent / file).unlink(missing_ok=True)
+            storage.make_folder((path.parent / file).parent)
+            storage.replace(incoming / file, path.parent / file)
         storage.publish_bytes(path, output.content)
 
+    def _remove(self, output: Output, files: Collection[str]) -> None:
+        """Remove files of an output, before its manifest: a kill leaves none that nothing names."""
+        folder = (self.folder / output.name).parent
+        for file in files:
+            path = folder / file
+            path.unlink(missing_ok=True)
+            for parent in path.parents[: len(PurePosixPath(file).parts) - 1]:
+                _remove_empty(parent)
 
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        with contextlib.suppress(FileExistsError):
-            shutil.copy2(source, target)
+
+def _remove_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()

@@ -6,7 +6,7 @@ store, its process having been killed, is brought there by whoever asks for it n
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,7 +16,7 @@ from esm_sae.errors import InputError
 from esm_sae.formats.manifest import MANIFEST_NAME, Product, parse_manifest
 from esm_sae.progress import progress
 from esm_sae.remote.copies import Copies
-from esm_sae.remote.outputs import Output, outputs_of, place_of, version_of
+from esm_sae.remote.outputs import Output, outputs_of, place_of, require_inside, version_of
 from esm_sae.remote.room import Record, Room
 from esm_sae.remote.store import ObjectStore, Stored, is_manifest_name
 
@@ -24,6 +24,10 @@ _STATE = ".store"
 _TRANSFERS_AT_ONCE = 8
 # An object that no manifest names may be about to be pruned, unless it is new.
 NEW = timedelta(days=1)
+
+
+class OutdatedError(InputError):
+    """What an output was made from has been replaced in the store since."""
 
 
 class Mirror:
@@ -59,6 +63,7 @@ class Mirror:
 
     def bring_folder(self, name: str) -> None:
         """Bring the output that is a folder, and the outputs that are files in it, as ``bring``."""
+        require_inside(name)
         if self._asks(name):
             there = [each for each in self.store.list(name) if is_manifest_name(each)]
             here = [*self._room.recorded_in(name), f"{name}/{MANIFEST_NAME}"]
@@ -73,8 +78,11 @@ class Mirror:
             without: suffix of files that are left out, such as ``.npy``.
 
         Raises:
-            InputError: an object is missing or damaged, or the copies have no room.
+            InputError: an object is missing or damaged, the copies have no room, or a name leads
+                out of the data root.
         """
+        for name in manifests:
+            require_inside(name)
         places = [hold] if hold else [place_of(name) for name in manifests]
         # All of them: each is held.
         if any([self._asks(place, without) for place in places]):
@@ -83,17 +91,20 @@ class Mirror:
     def push(self, product: Product) -> None:
         """Bring an output that was made here to the store: its objects, then its manifest.
 
-        In a folder it comes after the outputs that it is made of, such as shards. Those in the
-        folder that are gone here are gone there.
+        In a folder it comes after the outputs that it is made of, such as shards, so far as these
+        were made here too. Those in the folder that are gone here are gone there.
 
         Raises:
-            InputError: a file is not what the manifest records, or the output has been replaced.
+            InputError: a file is not what the manifest records, the output has been replaced, or
+                a shard that it names.
         """
         name = product.manifest_path.relative_to(self.folder).as_posix()
         outputs = self._copies.outputs(name, self._content_of(product))
         *parts, whole = sorted(outputs.values(), key=lambda each: each.name == name)
         there = outputs_of(self.store.read(list(outputs)), self.store.url)
-        for part in parts:
+        made_here = [part for part in parts if self._is_made_here(part)]
+        self._require_current(whole, parts, there | {part.name: part for part in made_here})
+        for part in made_here:
             self._push(part, there.get(part.name))
         if product.manifest_path.name == MANIFEST_NAME:
             self._remove_dropped(whole, there.get(name))
@@ -119,6 +130,23 @@ class Mirror:
             raise InputError(f"{path}: has been replaced by another process; run the step again")
         return content
 
+    def _is_made_here(self, output: Output) -> bool:
+        """Whether an output is here as the store has never had it."""
+        record = self._room.record_of(output.name)
+        return record is None or record.manifest != output.version
+
+    def _require_current(
+        self, whole: Output, parts: Sequence[Output], current: Mapping[str, Output]
+    ) -> None:
+        for part in parts:
+            now = current.get(part.name)
+            is_named = part.manifest.files.items() <= whole.manifest.files.items()
+            if now is None or now.version != part.version or not is_named:
+                raise OutdatedError(
+                    f"{self.store.address(part.name)}: has been replaced or removed since "
+                    f"{self.store.address(whole.name)} was made from it; run the step again"
+                )
+
     def _asks(self, place: str, without: str = "") -> bool:
         """Whether a place is to be looked at: in a step once, so that it sees one state."""
         self._room.hold(place)
@@ -138,8 +166,10 @@ class Mirror:
         for name in manifests:
             content, theirs = ours[name], there.get(name)
             if content is not None and self._is_ahead(name, content, theirs):
-                self._push_unsent(name, content)
-            elif theirs is not None:
+                if self._push_unsent(name, content):
+                    continue
+                content = None
+            if theirs is not None:
                 wanted.append((theirs, content))
             else:
                 self._discard(name)
@@ -151,14 +181,28 @@ class Mirror:
         common = record.manifest if record else ""
         return version_of(content) != common and (theirs is None or theirs.version == common)
 
-    def _push_unsent(self, name: str, content: bytes) -> None:
+    def _push_unsent(self, name: str, content: bytes) -> bool:
+        """Send what a killed process had not, or remove it where its shards are others now."""
         path = self.folder / name
         manifest = parse_manifest(content, str(path))
-        self.push(Product(self.folder / place_of(name), manifest, path, unchanged=True))
+        try:
+            self.push(Product(self.folder / place_of(name), manifest, path, unchanged=True))
+        except OutdatedError:
+            path.unlink(missing_ok=True)
+            return False
+        return True
 
     def _discard(self, name: str) -> None:
+        """Remove what is gone from the store, and with a folder the outputs in it.
+
+        What was made here since stays.
+        """
         record = self._room.record_of(name)
-        if record is not None and self._copies.drop(name, record.manifest, only_alone=False):
+        if record is None:
+            return
+        for inner in self._room.recorded_below(place_of(name)):
+            self._discard(inner)
+        if self._copies.drop(name, record.manifest, only_alone=False):
             self._room.forget(name)
 
     def _evict(self, name: str, version: str) -> bool:
@@ -167,15 +211,20 @@ class Mirror:
     def _fetch(self, wanted: Sequence[tuple[Output, bytes | None]], without: str) -> None:
         """Bring outputs here in place of those that have the given manifests."""
         lacking = {each.name: self._copies.lacking(each, without) for each, _ in wanted}
-        sizes = {each.name: self._copies.size(each, lacking[each.name]) for each, _ in wanted}
         coming = [(each, old) for each, old in wanted if lacking[each.name] or old != each.content]
         if coming:
-            room = {each.name: sizes[each.name] for each, _ in coming}
+            self._copies.clear()
+            room = {each.name: self._copies.size(each, lacking[each.name]) for each, _ in coming}
             self._room.make(room, of=self.store.url)
             total = sum(each.own[file] for each, _ in coming for file in lacking[each.name])
             self._fetch_all(coming, without, total)
-        for each, _ in wanted:
-            self._room.write(each.name, Record(each.version, sizes[each.name]))
+        self._record([each for each, _ in wanted])
+
+    def _record(self, outputs: Sequence[Output]) -> None:
+        # Another process may have brought more of an output: what counts is what is here now.
+        with self._room.locked():
+            for each in outputs:
+                self._room.write(each.name, Record(each.version, self._copies.size(each)))
 
     def _fetch_all(
         self, coming: Sequence[tuple[Output, bytes | None]], without: str, total: int
@@ -222,7 +271,7 @@ class Mirror:
                         )
                     self.store.upload(path, output.object(file))
             self.store.write(output.name, output.content)
-        self._room.write(output.name, Record(output.version, self._copies.size(output)))
+        self._record([output])
 
     def _unsent(self, output: Output, theirs: Output | None) -> list[str]:
         """Return the files whose objects the store lacks, or may be about to lose."""
@@ -238,15 +287,27 @@ class Mirror:
     def _remove_dropped(self, output: Output, theirs: Output | None) -> None:
         is_changed = theirs is None or theirs.content != output.content
         there = self.store.list(output.place, below=is_changed)
-        gone = [
-            name for name in there if is_manifest_name(name) and not (self.folder / name).is_file()
-        ]
+        missing = [name for name in there if is_manifest_name(name) and not self._is_here(name)]
+        gone = self._manifests_of(missing)
         self.store.remove(gone)
         for name in gone:
             self._room.forget(name)
+
+    def _is_here(self, name: str) -> bool:
+        return (self.folder / name).is_file()
+
+    def _manifests_of(self, names: Sequence[str]) -> list[str]:
+        """Return those of the names under which the store has a manifest, and no other file."""
+        found = []
+        for name, content in self.store.read(names).items():
+            with contextlib.suppress(InputError):
+                parse_manifest(content, name)
+                found.append(name)
+        return found
 
 
 def _is_new(found: Stored | None, size: int) -> bool:
     if found is None or found.bytes != size or found.modified is None:
         return False
-    return datetime.now(UTC) - found.modified < NEW
+    # The rest of the time is for the upload, whose manifest comes last.
+    return datetime.now(UTC) - found.modified < NEW / 2

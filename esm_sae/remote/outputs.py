@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from esm_sae.errors import InputError
 from esm_sae.formats.manifest import MANIFEST_NAME, Manifest, parse_manifest
 from esm_sae.formats.shards import SHARDS_KIND
 from esm_sae.remote.store import object_name
@@ -74,6 +75,17 @@ def place_of(manifest_name: str) -> str:
     if path.name.endswith(f".{MANIFEST_NAME}"):
         return path.with_name(path.name.removesuffix(f".{MANIFEST_NAME}")).as_posix()
     return path.with_suffix(".npy").as_posix()
+
+
+def require_inside(name: str) -> None:
+    """Refuse a name that leads out of the data root; some come from files in the bucket.
+
+    Raises:
+        InputError: it does.
+    """
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\0" in name:
+        raise InputError(f"{name!r}: leaves the data root; name what is under it")
 
 
 def version_of(content: bytes) -> str:

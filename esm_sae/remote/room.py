@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from esm_sae import storage
 from esm_sae.errors import InputError
+from esm_sae.formats.manifest import MANIFEST_NAME
 from esm_sae.remote.outputs import place_of
 
 _RECORDS, _USES = "records", "uses"
@@ -57,7 +58,7 @@ class Room:
         finally:
             for descriptor in self._steps.pop().values():
                 os.close(descriptor)
-        with self._locked():
+        with self.locked():
             self._shrink_to(self._limit)
 
     def hold(self, place: str) -> None:
@@ -82,6 +83,12 @@ class Room:
         found = storage.list_files(place, "[!.]*") if place.is_dir() else []
         return [f"{folder}/{path.name}" for path in found]
 
+    def recorded_below(self, folder: str) -> list[str]:
+        """Return the names of the manifests of folders below a folder that have a record."""
+        root = self._folder / _RECORDS
+        found = (root / folder).glob(f"*/**/{MANIFEST_NAME}")
+        return [path.relative_to(root).as_posix() for path in sorted(found)]
+
     def write(self, manifest_name: str, record: Record) -> None:
         """Record that an output is here as the store has it, and was used now."""
         path = self._record_path(manifest_name)
@@ -104,7 +111,7 @@ class Room:
         Raises:
             InputError: they do not fit beside what is in use.
         """
-        with self._locked():
+        with self.locked():
             needed = sum(coming.values())
             left = self._shrink_to(self._limit - needed, but=coming.keys())
             if left + needed > self._limit:
@@ -166,6 +173,7 @@ class Room:
         return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from making room and from recording what is here."""
         with storage.locked(self._folder / "room"):
             yield

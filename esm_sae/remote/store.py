@@ -15,11 +15,13 @@ from typing import Any, NamedTuple
 
 from esm_sae import storage
 from esm_sae.errors import InputError
-from esm_sae.formats.manifest import Manifest, parse_manifest
+from esm_sae.formats.manifest import MANIFEST_NAME, Manifest, parse_manifest
+from esm_sae.formats.shards import EMBEDDINGS
 
-_HASH_LETTERS = 32
-_OBJECT = re.compile(rf".+\.[0-9a-f]{{{_HASH_LETTERS}}}(?:\.[^./]+)?")
-_MANIFEST_SUFFIX = ".json"
+# The whole hash: with less of it other files' names, such as those with an MD5, pass for objects.
+_OBJECT = re.compile(r".+\.[0-9a-f]{64}(?:\.[^./]+)?")
+# Of an output, or of a shard, whose files are beside it.
+_MANIFEST = re.compile(rf"(?:.+\.)?{re.escape(MANIFEST_NAME)}|{EMBEDDINGS}_[0-9]+-of-[0-9]+\.json")
 # Of these one is in what a file system tells of a file.
 _TIMES = ("LastModified", "mtime", "last_modified", "updated", "created")
 _WITHOUT_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError")
@@ -177,7 +179,7 @@ def manifest_at(url: str) -> Manifest | None:
 def object_name(name: str, sha256: str) -> str:
     """Return the name of the object with a file's bytes: ``a/b.npy`` -> ``a/b.<sha256>.npy``."""
     path = PurePosixPath(name)
-    return path.with_name(f"{path.stem}.{sha256[:_HASH_LETTERS]}{path.suffix}").as_posix()
+    return path.with_name(f"{path.stem}.{sha256}{path.suffix}").as_posix()
 
 
 def is_object_name(name: str) -> bool:
@@ -186,8 +188,8 @@ def is_object_name(name: str) -> bool:
 
 
 def is_manifest_name(name: str) -> bool:
-    """Whether a name is a manifest's: of all that is stored only they are not named by content."""
-    return name.endswith(_MANIFEST_SUFFIX) and not is_object_name(name)
+    """Whether a name is one that an output's manifest has; other JSON is none of ours."""
+    return _MANIFEST.fullmatch(PurePosixPath(name).name) is not None
 
 
 def _stored(entry: Mapping[str, Any]) -> Stored:

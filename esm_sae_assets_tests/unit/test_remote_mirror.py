@@ -131,7 +131,7 @@ def test_objects_are_named_by_content_and_the_manifest_comes_last(machine):
     mirror = machine()
     product = make_file(mirror, b"rows")
     digest = product.manifest.files["table.parquet"]["sha256"]
-    assert mirror.store.sent[0] == f"table.{digest[:32]}.parquet"
+    assert mirror.store.sent[0] == f"table.{digest}.parquet"
     assert mirror.store.sent[-1] == "table.parquet.manifest.json"
     assert mirror.address(product) == mirror.store.address(mirror.store.sent[0])
     at = mirror.manifest_address(product.manifest_path)
@@ -253,6 +253,20 @@ def test_a_manifest_cannot_name_files_outside_of_its_folder(machine):
             machine("two").bring_file("other.parquet")
 
 
+@pytest.mark.parametrize("name", ["../stolen", "a/../../stolen", "/etc/stolen", "a\0b"])
+def test_names_that_lead_out_of_the_copy_are_refused(machine, tmp_path, name):
+    mirror = machine()
+    brought = (
+        lambda: mirror.bring_file(name),
+        lambda: mirror.bring_folder(name),
+        lambda: mirror.bring([f"{name}.json"], hold="a"),
+    )
+    for bring in brought:
+        with pytest.raises(InputError, match="leaves the data root"):
+            bring()
+    assert list(tmp_path.rglob("*stolen*")) == []
+
+
 def test_what_was_removed_from_the_store_goes_from_the_copy(machine):
     mirror = machine()
     product = make_file(mirror, b"rows")
@@ -284,6 +298,47 @@ def test_an_output_in_a_folder_outlives_that_the_folder_is_fetched(machine):
     two.bring_folder("model")
     for name in ("model", "model/metrics"):
         assert product_at(two.folder / name) is not None
+
+
+def test_what_others_do_in_a_folder_outlives_that_it_is_fetched(machine):
+    one, two = machine(), machine("two")
+    make_folder(one, b"one")
+    two.bring_folder("model")
+    theirs = two.folder / "model/.metrics.0123456789abcdef.work/half"
+    theirs.parent.mkdir()
+    with theirs.open("w") as being_written:
+        make_folder(one, b"two")
+        two.bring_folder("model")
+        assert os.path.samestat(os.fstat(being_written.fileno()), theirs.stat())
+    assert (two.folder / "model/inner/weights.npy").read_bytes() == b"two"
+
+
+def test_what_was_not_sent_outlives_that_the_folder_around_it_is_removed(machine):
+    mirror = machine()
+    make_folder(mirror, b"one")
+    make_folder(mirror, b"sent", "model/figures")
+    make_folder(mirror, b"unsent", "model/metrics", push=False)
+    mirror.store.remove(["model/manifest.json", "model/figures/manifest.json"])
+    mirror.bring_folder("model")
+    assert {path.name for path in (mirror.folder / "model").iterdir()} == {"metrics"}
+    assert product_at(mirror.folder / "model/metrics") is not None
+
+
+def test_outputs_stay_where_the_folder_around_them_is_none(machine):
+    mirror = machine()
+    make_folder(mirror, b"one", "analysis/activations")
+    mirror.bring_folder("analysis")
+    assert product_at(mirror.folder / "analysis/activations") is not None
+
+
+def test_files_of_the_owner_stay_beside_an_output(machine):
+    mirror = machine()
+    make_folder(mirror, b"one")
+    own = ["model/notes.json", "model/mine/notes.json", "model/mine/manifest.json"]
+    for name in own:
+        mirror.store.write(name, b"{}")
+    make_folder(mirror, b"two")
+    assert mirror.store.read(own).keys() == set(own)
 
 
 def test_a_file_changed_by_hand_is_not_sent(machine):
@@ -532,20 +587,86 @@ def test_shards_of_another_split_go_from_the_store_and_from_other_copies(machine
     ]
 
 
-def test_a_changed_shard_reaches_other_copies_alone(machine, shards):
-    one, two = machine(), machine("two")
-    push_shards(one, shards)
-    two.bring_folder("embeddings3")
-    two.store.fetched.clear()
-    matrix = one.folder / "embeddings3/embeddings_0000-of-0002.npy"
-    np.save(matrix, np.ones((3, 4), np.float32))
+def change_shard(mirror):
+    """Make the first shard anew, of the same size, with rows of ones, and send it."""
+    matrix = mirror.folder / "embeddings3/embeddings_0000-of-0002.npy"
+    storage.replace(saved(np.ones((3, 4), np.float32), mirror.folder / "ones.npy"), matrix)
     content = json.loads(matrix.with_suffix(".json").read_bytes())
     content["files"][matrix.name] = {
         "sha256": storage.sha256_of(matrix),
         "bytes": os.path.getsize(matrix),
     }
     storage.publish_json(matrix.with_suffix(".json"), content)
-    one.push(shard_at(matrix.with_suffix(".json")))
+    mirror.push(shard_at(matrix.with_suffix(".json")))
+    return matrix
+
+
+def saved(array, path):
+    np.save(path, array)
+    return path
+
+
+def test_a_matrix_that_was_left_out_is_not_taken_for_that_of_the_new_shard(machine, shards):
+    one, two = machine(), machine("two")
+    push_shards(one, shards)
+    two.bring_folder("embeddings3")
+    matrix = change_shard(one)
+    bring_tables(two)
+    two.bring_folder("embeddings3")
+    assert (np.load(two.folder / "embeddings3" / matrix.name) == 1).all()
+
+
+def test_a_shard_that_was_only_read_is_not_sent_with_the_common_manifest(machine, shards):
+    one, two = machine(), machine("two")
+    push_shards(one, shards)
+    product = publish_manifest(bring_tables(two), count=2, matrices=False)
+    change_shard(one)
+    changed = two.store.list("embeddings3").keys()
+    with pytest.raises(InputError, match=r"0000-of-0002\.json: has been replaced .* step again"):
+        two.push(product)
+    assert two.store.list("embeddings3").keys() == changed
+    # The step is run again.
+    product = publish_manifest(bring_tables(two), count=2, matrices=False)
+    two.push(product)
+    three = machine("three")
+    three.bring_folder("embeddings3")
+    assert product_at(three.folder / "embeddings3").manifest == product.manifest
+    assert (open_shards(three.folder / "embeddings3").rows_at(np.arange(3)) == 1).all()
+
+
+def test_the_common_manifest_is_not_sent_where_a_shard_is_gone(machine, shards):
+    one, two = machine(), machine("two")
+    push_shards(one, shards)
+    product = publish_manifest(bring_tables(two), count=2, matrices=False)
+    one.store.remove(["embeddings3/embeddings_0001-of-0002.json"])
+    with pytest.raises(InputError, match=r"0001-of-0002\.json: has been replaced or removed"):
+        two.push(product)
+
+
+def test_what_another_process_brought_meanwhile_is_counted(machine, shards, monkeypatch):
+    push_shards(machine(), shards)
+    less, more = machine("two"), machine("two")
+    add = less._copies.add
+
+    def add_then_bring_matrices(output, *arguments, **options):
+        fetched = add(output, *arguments, **options)
+        more.bring([output.name])
+        return fetched
+
+    monkeypatch.setattr(less._copies, "add", add_then_bring_matrices)
+    bring_tables(less)
+    for path in (less.folder / "embeddings3").glob("*.json"):
+        record = less._room.record_of(f"embeddings3/{path.name}")
+        files = [path.with_suffix(".npy"), path.with_suffix(".parquet")]
+        assert record.bytes == sum(file.stat().st_size for file in files)
+
+
+def test_a_changed_shard_reaches_other_copies_alone(machine, shards):
+    one, two = machine(), machine("two")
+    push_shards(one, shards)
+    two.bring_folder("embeddings3")
+    two.store.fetched.clear()
+    matrix = change_shard(one)
     two.bring_folder("embeddings3")
     assert len(two.store.fetched) == 1
     assert (np.load(two.folder / "embeddings3" / matrix.name) == 1).all()

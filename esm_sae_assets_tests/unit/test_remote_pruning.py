@@ -11,6 +11,7 @@ from esm_sae.remote import Mirror, ObjectStore, prune
 from esm_sae_assets.prune import main
 
 WEEK = timedelta(days=7)
+OWNERS = ("notes.txt", "notes.json", f"backup.{'5a' * 16}.tar")
 
 
 @pytest.fixture
@@ -32,7 +33,8 @@ def older_output(store, tmp_path):
             build=lambda paths, content=content: {"bytes": paths[0].write_bytes(content)},
         )
         mirror.push(product)
-    store.write("notes.txt", b"of the owner")
+    for name in OWNERS:
+        store.write(name, b"of the owner")
     return mirror
 
 
@@ -49,6 +51,7 @@ def test_only_old_objects_that_no_manifest_names_go(store, older_output):
     prune(store, older_than=WEEK, remove=True, clock=later(8))
     gone = before.keys() - store.list("", below=True).keys()
     assert [before[name].bytes for name in gone] == [3]
+    assert store.read(OWNERS).keys() == set(OWNERS)
     assert prune(store, older_than=WEEK, remove=True, clock=later(8)) == (1, 5, 0, 0, 0, 0)
 
 
@@ -65,11 +68,14 @@ def test_nothing_is_removed_where_a_manifest_cannot_be_read(store, older_output)
     assert before.keys() < store.list("", below=True).keys()
 
 
-def test_a_writer_sends_an_old_object_again_that_may_be_about_to_go(
-    store, older_output, tmp_path, monkeypatch
+@pytest.mark.parametrize(("hours", "is_sent"), [(1, False), (13, True), (23, True)])
+def test_an_object_that_may_go_before_the_upload_is_done_is_sent_again(
+    store, older_output, tmp_path, monkeypatch, hours, is_sent
 ):
     name = next(n for n, found in store.list("", below=True).items() if found.bytes == 3)
-    monkeypatch.setattr("esm_sae.remote.mirror.NEW", timedelta(0))
+    written = datetime.now(UTC) - timedelta(hours=hours)
+    # So the store in memory tells when an object was written.
+    monkeypatch.setattr(store._files.store[store._place(name)], "created", written)
     path = tmp_path / "x.txt"
     product = produce_files(
         [path],
@@ -81,7 +87,7 @@ def test_a_writer_sends_an_old_object_again_that_may_be_about_to_go(
     sent = []
     monkeypatch.setattr(store, "upload", lambda source, target: sent.append(target))
     older_output.push(product)
-    assert sent == [name]
+    assert sent == ([name] if is_sent else [])
 
 
 def test_the_command_counts_and_removes(store, older_output, monkeypatch, capsys):
@@ -91,6 +97,17 @@ def test_the_command_counts_and_removes(store, older_output, monkeypatch, capsys
     assert "1 objects (5 bytes) that a manifest names" in shown
     assert "0 of them (0 bytes) older than 1 days; remove them with --remove" in shown
     assert main(["--remove"]) == 0
+
+
+def test_the_command_says_that_the_store_cannot_be_reached(store, monkeypatch, capsys):
+    def fail(*_arguments, **_options):
+        raise TimeoutError("slow")
+
+    monkeypatch.setattr("fsspec.implementations.memory.MemoryFileSystem.find", fail)
+    monkeypatch.setenv("ESM_SAE_DATA_ROOT", store.url)
+    assert main([]) == 2
+    said = capsys.readouterr().err
+    assert said == f"error: {store.url}: cannot be reached (TimeoutError: slow)\n"
 
 
 @pytest.mark.parametrize("arguments", [["--older-than", "0"], []])
