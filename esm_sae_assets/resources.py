@@ -103,7 +103,8 @@ class DataRoot(dg.ConfigurableResource):
             return Path(self.root)
         mirror.bring([SOURCE_MANIFEST])
         if (name := download_name(mirror.folder)) is not None:
-            mirror.bring_file(name)
+            # As any name: the record came from the bucket.
+            self.file(name)
         return mirror.folder
 
     def sample(self, name: str) -> Path:

@@ -352,7 +352,9 @@ def in_place(manifest: Manifest, manifest_path: storage.PathLike) -> bool:
 
 def _stays_below(name: str) -> bool:
     path = PurePosixPath(name)
-    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts
+    # No file system takes a name with a null character.
+    is_inside = not path.is_absolute() and ".." not in path.parts
+    return bool(path.parts) and is_inside and "\0" not in name
 
 
 def _is_manifest(content: Any) -> bool:
@@ -361,10 +363,19 @@ def _is_manifest(content: Any) -> bool:
         and content.keys() == {field.name for field in fields(Manifest)}
         and all(isinstance(content[name], str) for name in ("kind", "fingerprint"))
         and all(isinstance(content[name], dict) for name in ("determinants", "files", "summary"))
-        and all(
-            _stays_below(name) and isinstance(entry, dict) and entry.keys() >= {"sha256", "bytes"}
-            for name, entry in content["files"].items()
-        )
+        and all(_stays_below(name) and _is_entry(entry) for name, entry in content["files"].items())
+    )
+
+
+def _is_entry(entry: Any) -> bool:
+    if not isinstance(entry, dict):
+        return False
+    sha256, size = entry.get("sha256"), entry.get("bytes")
+    return (
+        isinstance(sha256, str)
+        and re.fullmatch("[0-9a-f]{64}", sha256) is not None
+        and type(size) is int
+        and size >= 0
     )
 
 

@@ -34,6 +34,8 @@ from esm_sae.sequences.transfer import (
 
 _GIVEN = "given"
 _RELEASE_METALINK = "RELEASE.metalink"
+_MISSING = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.GONE})
+_REFUSED = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
 _DEFAULT_RETRY = RetryPolicy()
 
 
@@ -56,8 +58,9 @@ def download(
     The checksum is ``checksum`` (``sha256:``, ``md5:``, ``sha1:`` or ``sha512:`` and the
     hexadecimal hash), else what the metalink file at ``metalink``, a URL or a path, says of the
     file, else what ``RELEASE.metalink`` in the folder of ``url`` says. Where there is no such
-    file, none is known: then the server's description (ETag, Last-Modified, size) identifies the
-    content, or the content itself where there is neither, and nothing verifies it.
+    file, or it is refused and ``url`` has a token or signature, none is known: then the server's
+    description (ETag, Last-Modified, size) identifies the content, or the content itself where
+    there is neither, and nothing verifies it.
 
     Args:
         url: address of the file; a user name and password in it, and tokens and signatures in its
@@ -133,7 +136,9 @@ class _Asked:
             read = self.metalink.read(client, self.retry, name) if self.metalink else None
             return Wanted(self.given, _GIVEN, release=read.release if read else None)
         metalink = self.metalink or _MetalinkFile(
-            self.address.beside(_RELEASE_METALINK), may_be_missing=True
+            self.address.beside(_RELEASE_METALINK),
+            # It is asked for without the token or signature, which is good for the file only.
+            missing=_MISSING | (_REFUSED if self.address.sent != self.address.url else set()),
         )
         read = metalink.read(client, self.retry, name)
         if read is not None:
@@ -145,7 +150,7 @@ class _Asked:
             return Wanted(read.checksum, metalink.shown, read.size, read.release)
         LOGGER.warning(
             f"{self.address.url}: will not be verified: no checksum was given, and no "
-            f"{_RELEASE_METALINK} is beside it"
+            f"{_RELEASE_METALINK} can be had beside it"
         )
         return Wanted(None, seen=look_up(client, self.address, self.retry))
 
@@ -231,10 +236,10 @@ class _Download:
 
 @dataclass(frozen=True)
 class _MetalinkFile:
-    """Where a metalink is, and whether it may be missing there."""
+    """Where a metalink is, and which answers mean that there is none; by default it must be."""
 
     place: Address | Path
-    may_be_missing: bool = False
+    missing: frozenset[int] = frozenset()
 
     @classmethod
     def of(cls, place: storage.PathLike) -> "_MetalinkFile":
@@ -246,7 +251,7 @@ class _MetalinkFile:
         return self.place.url if isinstance(self.place, Address) else str(self.place)
 
     def read(self, client: httpx.Client, retry: RetryPolicy, name: str) -> Metalink | None:
-        """Read what it says of a file; None if it is missing and may be."""
+        """Read what it says of a file; None if there is none and need not be."""
         # One byte more than is accepted shows that there is too much.
         limit = LARGEST_METALINK + 1
         if isinstance(self.place, Address):
@@ -259,12 +264,8 @@ class _MetalinkFile:
     def _fetch(
         self, client: httpx.Client, retry: RetryPolicy, address: Address, limit: int
     ) -> bytes | None:
-        accept = {HTTPStatus.OK}
-        if self.may_be_missing:
-            accept |= {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}
-
         def fetch() -> bytes | None:
-            with get(client, address, accept=accept) as response:
+            with get(client, address, accept={HTTPStatus.OK, *self.missing}) as response:
                 if response.status_code != HTTPStatus.OK:
                     return None
                 require_identity(response, address)

@@ -87,12 +87,13 @@ class Address:
         Raises:
             InputError: it is no URL that HTTP can ask for.
         """
-        # What cannot be taken apart is still shown without what may be a password.
-        shown = without_secrets(re.sub(r"(?<=://).*@", "", text))
+        # What cannot be taken apart is still shown without what may be a password; what httpx says
+        # of it quotes the part that it took for a port.
+        shown = without_secrets(re.sub(r"(?s)^(.*?://)?.*@", r"\1", text))
         try:
             url = httpx.URL(text)
-        except httpx.InvalidURL as error:
-            raise InputError(f"{shown}: not a URL ({error})") from None
+        except httpx.InvalidURL:
+            raise InputError(f"{shown}: not a URL") from None
         if url.scheme not in ("http", "https") or not url.host:
             raise InputError(f"{shown}: expected a URL that starts with http:// or https://")
         credentials = (url.username, url.password) if url.userinfo else credentials_of(url.host)
@@ -171,8 +172,11 @@ def open_client(policy: RetryPolicy) -> httpx.Client:
             timeout=httpx.Timeout(policy.read_timeout, connect=policy.connect_timeout),
             headers={"Accept-Encoding": "identity", "User-Agent": f"esm-sae/{__version__}"},
         )
-    except (ImportError, ValueError, httpx.InvalidURL) as error:
+    except (ImportError, ValueError) as error:
         raise InputError(f"the proxy named in the environment cannot be used ({error})") from None
+    except httpx.InvalidURL:
+        # What httpx says quotes what may be a part of the password.
+        raise InputError("the proxy named in the environment cannot be used: not a URL") from None
 
 
 @contextlib.contextmanager

@@ -1,11 +1,15 @@
 """The data root: names of outputs, a folder or on object storage, and what may not be named."""
 
+import hashlib
 import uuid
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
+from esm_sae import storage
 from esm_sae.errors import InputError
+from esm_sae.formats.manifest import Manifest, encode_manifest
+from esm_sae.remote.store import ObjectStore, object_name
 from esm_sae_assets.external import place_of
 from esm_sae_assets.resources import DataRoot, data_root
 from esm_sae_assets.settings import load_settings
@@ -81,6 +85,26 @@ def test_a_url_may_not_lead_out_of_the_cache(tmp_path):
     data = DataRoot(root="memory://bucket/../../x", latent_dim=8, cache=str(tmp_path))
     with pytest.raises(InputError, match="leaves the data root"):
         data.path()
+
+
+def test_a_record_in_the_store_brings_no_file_out_of_the_cache(remote, tmp_path):
+    evil, record = "../../../outside/evil", "uniref50.source.json"
+    known = {"path": evil, "bytes": 4, "sha256": hashlib.sha256(b"evil").hexdigest()}
+    for name, content, manifest in (
+        (evil, b"evil", f"{evil}.manifest.json"),
+        (record, storage.encode_json(known), "uniref50.manifest.json"),
+    ):
+        write_output(ObjectStore(remote.root), name, content, manifest)
+    with pytest.raises(InputError, match="evil: leaves the data root"):
+        _ = remote.source
+    assert list(tmp_path.rglob("evil*")) == []
+
+
+def write_output(store, name, content, manifest):
+    sha256 = hashlib.sha256(content).hexdigest()
+    files = {PurePosixPath(name).name: {"sha256": sha256, "bytes": len(content)}}
+    store.write(object_name(name, sha256), content)
+    store.write(manifest, encode_manifest(Manifest("source", "0" * 64, {}, files, {})))
 
 
 def test_settings_name_a_folder_or_a_url(tmp_path):

@@ -18,6 +18,8 @@ SECRET = "hunter2"
         ("ESM_SAE_SOURCE", f"https://host/uniref50.fasta.gz?X-Amz-Signature={SECRET}"),
         ("ESM_SAE_SOURCE_METALINK", f"https://{SECRET}@host/RELEASE.metalink"),
         ("ESM_SAE_DATA_ROOT", f"s3://KEY:{SECRET}@bucket/data"),
+        ("ESM_SAE_DATA_ROOT", f"s3://KEY:wJalr/{SECRET}@bucket/data"),
+        ("ESM_SAE_SOURCE", f"https://someone:wJalr/{SECRET}@host/uniref50.fasta.gz"),
         ("ESM_SAE_CLUSTERS_TAXONOMY", f"https://host/taxdump.tar.gz?token={SECRET}"),
         ("ESM_SAE_ANALYSIS_ANNOTATIONS", f"https://host/x.tsv?api_key={SECRET}"),
         ("ESM_SAE_SIMILARITY_CLUSTERS", f"ftp://someone:{SECRET}@host/x.parquet"),

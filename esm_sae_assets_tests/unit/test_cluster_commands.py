@@ -159,7 +159,7 @@ def test_a_table_of_another_output_is_not_written_over(tmp_path, embeddings, cap
     )
     manifest = tmp_path / "x.json.manifest.json"
     content = json.loads(manifest.read_text())
-    content["files"]["x.parquet"] = {"sha256": "0", "bytes": table.stat().st_size}
+    content["files"]["x.parquet"] = {"sha256": "0" * 64, "bytes": table.stat().st_size}
     manifest.write_text(json.dumps(content))
     line = refused(capsys, "cluster", "--np_dir", embeddings, "--output", table)
     assert "belongs to what x.json.manifest.json describes" in line

@@ -170,7 +170,7 @@ def test_json_made_to_exhaust_its_reader_is_refused(tmp_path, reader, content):
         read(tmp_path / name)
 
 
-@pytest.mark.parametrize("name", ["../x.npy", "/etc/passwd", "a/../../x", "..", "", "."])
+@pytest.mark.parametrize("name", ["../x.npy", "/etc/passwd", "a/../../x", "..", "", ".", "a\0b"])
 def test_a_manifest_that_names_a_file_outside_of_its_folder_is_refused(tmp_path, name):
     entry = {"sha256": "0" * 64, "bytes": 1}
     content = {"kind": "sample", "fingerprint": "0" * 64, "determinants": {}, "summary": {}}
@@ -182,6 +182,27 @@ def test_a_manifest_that_names_a_file_outside_of_its_folder_is_refused(tmp_path,
         parse_manifest(text.encode(), "s3://bucket/manifest.json")
     (tmp_path / "manifest.json").write_text(text.replace(json.dumps(name), '"a/x.npy"'))
     assert read_manifest(tmp_path).files == {"a/x.npy": entry}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *({"sha256": value} for value in (5, None, [], {}, "", "0" * 63, "0" * 65, "G" * 64)),
+        *({"sha256": value} for value in ("/" + "0" * 63, "../" + "0" * 61, "0" * 64 + "\n")),
+        *({"bytes": value} for value in ("x", "1", None, [], {}, -1, 1.0, True)),
+    ],
+)
+def test_a_manifest_whose_files_have_no_hash_or_size_is_refused(tmp_path, damage):
+    entry = {"sha256": "0" * 64, "bytes": 1}
+    content = {"kind": "sample", "fingerprint": "0" * 64, "determinants": {}, "summary": {}}
+    lacking = {name: value for name, value in entry.items() if name not in damage}
+    for damaged in (entry | damage, lacking):
+        text = json.dumps(content | {"files": {"x.npy": damaged}})
+        (tmp_path / "manifest.json").write_text(text)
+        with pytest.raises(InputError, match="not a manifest"):
+            read_manifest(tmp_path)
+        with pytest.raises(InputError, match="not a manifest"):
+            parse_manifest(text.encode(), "s3://bucket/manifest.json")
 
 
 @pytest.mark.parametrize("name", ["../x.npy", "/etc/passwd"])

@@ -270,5 +270,5 @@ def test_a_manifest_that_names_no_source_is_named(tmp_path):
         provided_source(folder)
     content["files"]["uniref50.fasta.gz"]["bytes"] = None
     path.write_text(json.dumps(content))
-    with pytest.raises(InputError, match=r"uniref50\.manifest\.json: not the record of a source"):
+    with pytest.raises(InputError, match=r"uniref50\.manifest\.json: not a manifest"):
         provided_source(folder)

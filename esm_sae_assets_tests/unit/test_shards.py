@@ -123,7 +123,7 @@ def test_a_renamed_shard_is_refused(make_shards):
     make_shards(6, 4, count=2)
     for path in folder.glob("*0001-of-0002.json"):
         content = json.loads(path.read_text())
-        content["files"] = {"embeddings_0000-of-0001.npy": {"bytes": 1, "sha256": ""}}
+        content["files"] = {"embeddings_0000-of-0001.npy": {"bytes": 1, "sha256": "0" * 64}}
         path.write_text(json.dumps(content))
     with pytest.raises(InputError, match="not the file its manifest records"):
         open_shards(folder)

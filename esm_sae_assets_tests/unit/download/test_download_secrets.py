@@ -3,9 +3,9 @@ import re
 
 import pytest
 
-from download_setup import CONTENT, PATH, checksum_of, list_in_metalink, quick
+from download_setup import CONTENT, METALINK, PATH, checksum_of, list_in_metalink, quick
 from esm_sae.errors import InputError
-from esm_sae.sequences.download import download
+from esm_sae.sequences.download import download, what_is_at
 from esm_sae.sequences.source import provide_source
 from misbehaving_server import Fault, File, MisbehavingServer
 
@@ -49,6 +49,17 @@ def test_a_signature_is_sent_and_neither_recorded_nor_logged(server, tmp_path, p
         assert not re.search("s3cret|0ther", text)
 
 
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_signature_is_good_for_one_file_only(server, tmp_path, status):
+    url = f"{server.url()}?{SIGNED.format('s3cret')}"
+    server.files[f"{PATH}?{SIGNED.format('s3cret')}"] = File(CONTENT)
+    server.always[METALINK] = Fault(status=status)
+    assert what_is_at(url, retry=quick())["bytes"] == len(CONTENT)
+    assert download(url, tmp_path / "x.gz", retry=quick()).manifest.summary["verified"] is False
+    with pytest.raises(InputError, match=rf"{METALINK}: the server answered {status}"):
+        download(url, tmp_path / "x.gz", metalink=server.url(METALINK), retry=quick())
+
+
 def test_where_a_server_redirects_to_is_not_logged_with_its_signature(server, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     signed = f"/cdn/x?{SIGNED.format('s3cret')}"
@@ -67,9 +78,26 @@ def test_a_source_that_is_no_fasta_is_named_without_its_password(server, tmp_pat
     assert not re.search("s3cret|someone", str(raised.value))
 
 
-def test_an_address_that_cannot_be_taken_apart_is_shown_without_its_password(tmp_path):
-    with pytest.raises(InputError, match="not a URL") as raised:
-        download("https://someone:s3/cret@host:port?token=s3cret", tmp_path / "x.gz")
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://someone:s3/cret@host:port?token=s3cret",
+        "https://someone:s3cret/x@host/x.gz",
+        "https://someone:s3cret?x@host/x.gz",
+        "https://someone:s3\ncret@host/x.gz",
+        "someone:s3cret@host/x.gz",
+    ],
+)
+def test_an_address_that_cannot_be_taken_apart_is_shown_without_its_password(tmp_path, url):
+    with pytest.raises(InputError, match="URL") as raised:
+        download(url, tmp_path / "x.gz")
+    assert "cret" not in str(raised.value)
+
+
+def test_a_proxy_that_cannot_be_taken_apart_is_not_shown(tmp_path, monkeypatch):
+    monkeypatch.setenv("ALL_PROXY", "http://someone:s3cret/x@proxy:1")
+    with pytest.raises(InputError, match="the proxy named in the environment") as raised:
+        download("http://example.org/x.gz", tmp_path / "x.gz", checksum=checksum_of(CONTENT))
     assert "cret" not in str(raised.value)
 
 
