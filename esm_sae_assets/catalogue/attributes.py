@@ -13,7 +13,7 @@ from esm_sae_assets.settings import LARGE_SAMPLE, SMALL_SAMPLE, Settings
 
 _Asset = dg.AssetsDefinition | dg.AssetSpec
 
-_CHECKOUT = Path(__file__).parents[1]
+_CHECKOUT = Path(__file__).parents[2]
 
 _CODE_KEY = "dagster/code_references"
 
