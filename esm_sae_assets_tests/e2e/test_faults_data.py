@@ -58,6 +58,8 @@ def start(
         line += ["--select", asset, *(["--partition", partition] if partition else [])]
         return subprocess.Popen(
             [sys.executable, "-m", *line],
+            # Where there is no .env, which would name another instance.
+            cwd=home.parent,
             env=inherited | small_environment | variables,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -94,6 +94,8 @@ def test_points_that_are_missing_or_of_another_table_are_refused(tmp_path):
         read_points(tmp_path / "none.parquet")
 
 
+# Numba compiles that package for a minute.
+@pytest.mark.slow
 def test_the_fast_backend_gives_the_same_table(tmp_path):
     rows, truth = blobs()
     shards = shards_of(tmp_path, rows)
