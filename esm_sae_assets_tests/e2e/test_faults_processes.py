@@ -61,7 +61,7 @@ STAGES = {
 }
 
 
-@pytest.fixture(params=STAGES)
+@pytest.fixture(params=[pytest.param("embedding", marks=pytest.mark.long), "training"])
 def stage(request: pytest.FixtureRequest) -> Stage:
     return STAGES[request.param]
 

@@ -165,6 +165,7 @@ def test_what_is_missing_is_embedded_then_trained_on_across_a_restart(project):
     assert launched_by == [*["train_after_embedding"] * 2, None, *["new_source"] * 2]
 
 
+@pytest.mark.long
 def test_automation_makes_what_is_missing_and_nothing_twice(project):
     environment = project.folder / ".env"
     environment.write_text(environment.read_text().replace("ENABLED=true", "ENABLED=false"))

@@ -8,7 +8,7 @@ from esm_sae_assets.progress.currency import Target, is_current
 from esm_sae_assets.settings import load_settings
 from rerunning import World, other_rounding, same_pictures
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 SHARDS = 120
 WHOLE = """
