@@ -1,10 +1,10 @@
 # GNU make 3.81 or later, on Linux and macOS. `make` lists the targets.
 
 PORT ?= 3000
-# Extras that are installed: with deploy too, the tests of deploy/ run instead of being skipped.
+# Extras that are installed: with dev,deploy the tests and types of deploy/ are checked too.
 EXTRAS ?= dev
 VENV := .venv
-INSTALLED := $(VENV)/.installed
+INSTALLED := $(VENV)/.installed-$(EXTRAS)
 INSTALLING := $(VENV)/.installing
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
