@@ -33,6 +33,14 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 RESIDUES = "ACDEFGHIKLMNPQRSTVWY"
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name a parameter of bytes by its argument: gzip writes the time into them.
+
+    The workers of pytest-xdist, which collect at other times, would find other tests.
+    """
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture
 def write_fasta(tmp_path: Path) -> Callable[..., Path]:
     """Return a function that writes ``(header, sequence)`` records and returns the path.
