@@ -25,9 +25,9 @@ class SparseEncoder(Protocol):
         ...
 
     def encode_sparse(self, x: np.ndarray, /) -> tuple[np.ndarray, np.ndarray]:
-        """Turn (N, D) float32 rows into values (N, k) float32 and latents (N, k) integers.
+        """Turn (N, D) float32 rows into values (N, K) float32 and latents (N, K) integers.
 
-        An entry whose value is 0 is not an activation: ReLU can leave fewer than k.
+        An entry whose value is 0 is not an activation. K is k by TopK.
         """
         ...
 

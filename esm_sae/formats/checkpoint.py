@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -14,9 +14,22 @@ from esm_sae.formats.npy_dict import load_npy_dict
 from esm_sae.formats.shards import Provenance
 
 CONFIG_NAME = "config.json"
+ACTIVATIONS = ("topk", "batchtopk", "jumprelu")
 
 _K_IN_FOLDER = re.compile(r"(?:^|_)k(\d+)(?:_|$)")
 _EPOCH = re.compile(r"^checkpoint_epoch_(\d+)\.npy$")
+
+
+class ZScore(NamedTuple):
+    """How a row is z-scored: ``(x - mean) / (deviation + epsilon)`` over its D numbers.
+
+    Attributes:
+        ddof: the squares' sum is divided by D less this.
+        epsilon: what is added to the deviation.
+    """
+
+    ddof: int = 0
+    epsilon: float = 1e-5
 
 
 @dataclass(frozen=True)
@@ -29,9 +42,12 @@ class SAEConfig:
         k: largest number of latents that fire on a row.
         normalize: whether a row is z-scored before it is encoded, and its reconstruction
             scaled back.
+        normalize_ddof: of that, as in ``ZScore``.
+        normalize_epsilon: likewise.
         tied: whether the decoder is the encoder transposed.
         latent_bias: whether ``lb_L`` was trained.
-        activation: always ``topk``.
+        activation: ``topk``: the k largest pre-activations fire, where above 0. ``batchtopk`` and
+            ``jumprelu``: those above the latent's threshold do, k of them in the mean.
         project: name of the group of runs.
         encoder: name of the encoder whose embeddings the SAE was trained on.
         encoder_note: what a reader must know of the encoder, such as 'untrained'.
@@ -41,6 +57,7 @@ class SAEConfig:
         data_fingerprint: hash of the training embeddings.
         seed: seed of the training.
         epochs: number of epochs trained.
+        fvu: FVU at the end of the training, on validation rows where there were any.
         final_checkpoint: file name of the checkpoint after the last epoch.
         training: the other training options.
         versions: versions of the libraries that trained it.
@@ -50,6 +67,8 @@ class SAEConfig:
     latent_dim: int
     k: int
     normalize: bool = False
+    normalize_ddof: int = 0
+    normalize_epsilon: float = 1e-5
     tied: bool = False
     latent_bias: bool = True
     activation: str = "topk"
@@ -62,9 +81,15 @@ class SAEConfig:
     data_fingerprint: str = "unknown"
     seed: int | None = None
     epochs: int | None = None
+    fvu: float | None = None
     final_checkpoint: str = ""
     training: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def z_score(self) -> ZScore | None:
+        """How a row is z-scored before it is encoded; None where it is not."""
+        return ZScore(self.normalize_ddof, self.normalize_epsilon) if self.normalize else None
 
 
 @dataclass(frozen=True)
@@ -79,6 +104,7 @@ class Checkpoint:
         config: what is known of the weights.
         path: the file they were read from.
         unknown: what the file did not tell and was assumed.
+        threshold: (L,), what a pre-activation must exceed to fire; None where the k largest do.
     """
 
     encoder: np.ndarray
@@ -88,6 +114,7 @@ class Checkpoint:
     config: SAEConfig
     path: Path
     unknown: tuple[str, ...] = ()
+    threshold: np.ndarray | None = None
 
 
 def read_checkpoint(
@@ -113,6 +140,7 @@ def read_checkpoint(
             f"D={config.width}, L={config.latent_dim}; they are not of one training"
         )
     _require_agreement(file, config, k, normalize)
+    _require_threshold(file, config, arrays["threshold"])
     return Checkpoint(**arrays, config=config, path=file, unknown=tuple(unknown))
 
 
@@ -123,12 +151,14 @@ def write_checkpoint(
     decoder: np.ndarray,
     latent_bias: np.ndarray,
     pre_bias: np.ndarray,
+    threshold: np.ndarray | None = None,
     config: SAEConfig | None = None,
 ) -> None:
     """Publish weights in the original's layout: nested ``enc``, ``dec``, ``lb_L``, ``pb_D``.
 
-    Shapes are (D, L), (L, D), (L,) and (D,); all are stored as C-order float32. With a config,
-    an entry of that name tells what the weights cannot, so that the file can stand alone.
+    Shapes are (D, L), (L, D), (L,) and (D,); all are stored as C-order float32. Thresholds, (L,),
+    are an entry of their own, which the original does not have. With a config, an entry of that
+    name tells what the weights cannot, so that the file can stand alone.
     """
     content: dict[str, Any] = {
         "enc": {"kernel": _float32(encoder)},
@@ -136,9 +166,12 @@ def write_checkpoint(
         "lb_L": _float32(latent_bias),
         "pb_D": _float32(pre_bias),
     }
+    if threshold is not None:
+        content["threshold_L"] = _float32(threshold)
     if config is not None:
         content["config"] = {
             "topk": config.k,
+            "activation": config.activation,
             "tied": config.tied,
             "normalize": config.normalize,
             "project": config.project,
@@ -233,13 +266,13 @@ def _final_checkpoint(path: Path) -> Path:
     )
 
 
-def _arrays(content: Mapping[str, Any], file: Path) -> dict[str, np.ndarray]:
+def _arrays(content: Mapping[str, Any], file: Path) -> dict[str, Any]:
     weights = {name.removeprefix("params/"): value for name, value in _flatten(content).items()}
     encoder = _weight(weights, "enc/kernel", file)
     if encoder.ndim != 2:
         raise InputError(f"{file}: enc/kernel has shape {encoder.shape}, expected (D, L)")
     width, latent_dim = encoder.shape
-    arrays = {
+    arrays: dict[str, Any] = {
         "encoder": encoder,
         # A tied checkpoint keeps no decoder: it is the encoder transposed.
         "decoder": _weight(weights, "dec/kernel", file)
@@ -247,14 +280,18 @@ def _arrays(content: Mapping[str, Any], file: Path) -> dict[str, np.ndarray]:
         else np.ascontiguousarray(encoder.T),
         "latent_bias": _weight(weights, "lb_L", file),
         "pre_bias": _weight(weights, "pb_D", file),
+        "threshold": _weight(weights, "threshold_L", file) if "threshold_L" in weights else None,
     }
     expected = {
         "encoder": (width, latent_dim),
         "decoder": (latent_dim, width),
         "latent_bias": (latent_dim,),
         "pre_bias": (width,),
+        "threshold": (latent_dim,),
     }
     for name, array in arrays.items():
+        if array is None:
+            continue
         if array.shape != expected[name]:
             raise InputError(
                 f"{file}: {name} has shape {array.shape}, expected {expected[name]} beside an "
@@ -308,6 +345,7 @@ def _config_of(
         k=_k_of(file, inside, k),
         normalize=bool(normalize),
         tied="tied" in inside and _flag_of(file, inside, "tied"),
+        activation=str(inside.get("activation", "topk")),
     )
     return config, unknown
 
@@ -343,14 +381,27 @@ def _k_of(file: Path, inside: Mapping[str, Any], k: int | None) -> int:
 def _require_agreement(
     file: Path, config: SAEConfig, k: int | None, normalize: bool | None
 ) -> None:
-    if config.activation != "topk":
-        raise InputError(f"{file}: its activation is '{config.activation}', only topk is known")
+    if config.activation not in ACTIVATIONS:
+        raise InputError(
+            f"{file}: its activation is '{config.activation}'; known are {', '.join(ACTIVATIONS)}"
+        )
     if not 1 <= config.k <= config.latent_dim:
         raise InputError(f"{file}: k is {config.k}, expected 1 to L = {config.latent_dim}")
     if k is not None and k != config.k:
         raise InputError(f"{file}: was trained with k = {config.k}, not {k}; leave --topk out")
     if normalize is not None and normalize != config.normalize:
         raise InputError(f"{file}: was trained with normalize = {config.normalize}")
+
+
+def _require_threshold(file: Path, config: SAEConfig, threshold: np.ndarray | None) -> None:
+    if (threshold is None) != (config.activation == "topk"):
+        held = "no threshold_L" if threshold is None else "a threshold_L"
+        raise InputError(
+            f"{file}: its activation is '{config.activation}', but it holds {held}; weights and "
+            f"{CONFIG_NAME} are not of one training"
+        )
+    if threshold is not None and threshold.min() < 0:
+        raise InputError(f"{file}: threshold_L holds numbers below 0; train again")
 
 
 def _float32(array: Any) -> np.ndarray:

@@ -64,7 +64,7 @@ def random_dictionary(
     """
     rows = train.evenly_spaced(_MOST_ROWS_FITTED)
     if config.normalize:
-        statistics = measure_rows(shards, RowRuns.of(rows), normalize=True)
+        statistics = measure_rows(shards, RowRuns.of(rows), normalize=config.z_score)
     weights = _first_directions(config, statistics)
     scale = _least_squares_scale(SAE(weights), _without_latents(weights), shards, rows)
     return SAE(replace(weights, decoder=weights.decoder * np.float32(scale)))
@@ -96,7 +96,7 @@ def random_dictionaries(
     dictionaries = {}
     for k, path in checkpoints.items():
         config = load_checkpoint(path, k=k).config
-        weights = _first_directions(config, measure_rows(shards, rows, normalize=config.normalize))
+        weights = _first_directions(config, measure_rows(shards, rows, normalize=config.z_score))
         dictionaries[k] = SAE(
             weights,
             fingerprint_of(
@@ -114,7 +114,8 @@ def _first_directions(config: SAEConfig, statistics: RowStatistics) -> Checkpoin
         decoder=directions,
         latent_bias=np.zeros(config.latent_dim, dtype=np.float32),
         pre_bias=statistics.mean.astype(np.float32),
-        config=config,
+        # Thresholds belong to what was trained.
+        config=replace(config, activation="topk"),
         path=Path("random dictionary"),
     )
 

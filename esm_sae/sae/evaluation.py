@@ -72,6 +72,7 @@ def evaluate_sae(
       was never trained, on the same rows (``baselines``).
     - ``untrained_fvu``, ``untrained_l0_mean``, ``untrained_encoder``: of the SAE given as
       ``untrained``, on its own test rows and by their own variance; null where none is given.
+    - ``activation``: what decides which latents fire, as in ``SAEConfig``.
     - ``l0_mean``, ``l0_histogram``: latents that fire on a row; the number of rows with 0, 1, ..
     - ``unfired_share``: latents that fire on no test row, beside ``unfired_share_expected`` under
       uniform use, exp(-kN/L) for N rows.
@@ -143,6 +144,7 @@ def _evaluate(
     latents = latents_table(sae, held_out.firing)
     metrics = {
         "k": sae.config.k,
+        "activation": sae.config.activation,
         "latent_dim": sae.config.latent_dim,
         "width": sae.config.width,
         "encoder": shards.provenance.describe(),

@@ -23,7 +23,7 @@ class Firing:
         counts: (L,) rows each latent fires on.
         sums: (L,) sum of its activations.
         maxima: (L,) its largest activation.
-        l0: (k + 1,) number of rows on which 0, 1, .. k latents fire.
+        l0: number of rows on which 0, 1, .. latents fire, up to k and to the most that do.
     """
 
     rows: int
@@ -49,7 +49,7 @@ class Firing:
 
 
 class FiringMeter:
-    """Counts how latents fire, block by block; holds (L,) and (k,) sums."""
+    """Counts how latents fire, block by block; holds (L,) sums and the histogram of L0."""
 
     def __init__(self, latent_dim: int, k: int) -> None:
         self._rows = 0
@@ -57,11 +57,13 @@ class FiringMeter:
         self._sums, self._maxima = np.zeros(latent_dim), np.zeros(latent_dim, np.float32)
 
     def add(self, values: np.ndarray, latents: np.ndarray) -> None:
-        """Count in the activations of n rows, (n, k), 0 where nothing fires, and their latents."""
-        latent_dim, k = len(self._counts), len(self._l0) - 1
+        """Count in the activations of n rows, (n, K), 0 where nothing fires, and their latents."""
+        latent_dim = len(self._counts)
         fires = values > 0
         self._rows += len(values)
-        self._l0 += np.bincount(fires.sum(1), minlength=k + 1)
+        l0 = np.bincount(fires.sum(1), minlength=len(self._l0))
+        l0[: len(self._l0)] += self._l0
+        self._l0 = l0
         self._counts += np.bincount(latents[fires], minlength=latent_dim)
         self._sums += np.bincount(latents[fires], weights=values[fires], minlength=latent_dim)
         np.maximum.at(self._maxima, latents[fires], values[fires])

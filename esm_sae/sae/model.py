@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from esm_sae.formats.checkpoint import ZScore
+
 
 class Weights(NamedTuple):
     """Weights of an SAE; a tied one has no decoder of its own, it is the encoder.
@@ -152,10 +154,26 @@ def decode(
     return combinations(activations, weights.decoder_rows, precision) + weights.pre_bias
 
 
-def z_score(rows: jax.Array, epsilon: float) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Return each row z-scored (ddof 0), with the mean and the divisor taken, (B, 1) each."""
+def latents_above(pre: jax.Array, threshold: jax.Array, most: int) -> tuple[jax.Array, jax.Array]:
+    """Return the pre-activations of each row that exceed their latent's threshold, and the latents.
+
+    Both are (B, most), the largest first; of more than ``most`` the largest. This is JumpReLU
+    (Rajamanoharan et al. 2024, arXiv 2407.14435), which BatchTopK becomes outside of training
+    (Bussmann et al. 2024, arXiv 2412.06410).
+
+    Args:
+        pre: (B, L).
+        threshold: (L,), 0 or more.
+        most: number of columns; what a row has fewer is filled up with 0.
+    """
+    values, latents = lax.top_k(jnp.where(pre > threshold, pre, 0), most)
+    return values, latents
+
+
+def z_score(rows: jax.Array, by: ZScore) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return each row z-scored, with the mean and the divisor taken, (B, 1) each."""
     mean = rows.mean(1, keepdims=True)
-    divisor = rows.std(1, keepdims=True) + epsilon
+    divisor = rows.std(1, keepdims=True, ddof=by.ddof) + by.epsilon
     return (rows - mean) / divisor, mean, divisor
 
 

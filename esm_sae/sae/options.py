@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from esm_sae.errors import InputError
+from esm_sae.formats.checkpoint import ZScore
 
 _LEAST_BATCH, _MOST_BATCH = 32, 4096
 _STEPS_PER_EPOCH = 400
@@ -53,6 +54,9 @@ class TrainOptions:
     normalize: bool = False
     """Whether each row is z-scored before it is encoded, and its reconstruction scaled back."""
 
+    normalize_ddof: int = 0
+    """What the deviation of that is short of D in its divisor: 0, or 1 as in Biohub's SAEs."""
+
     latent_bias: bool = True
     """Whether the latents' bias ``lb_L`` is trained; else it stays 0."""
 
@@ -67,6 +71,11 @@ class TrainOptions:
 
     split_seed: int = 0
     """Seed of the split into training, validation and test rows."""
+
+    @property
+    def z_score(self) -> ZScore | None:
+        """How each row is z-scored; None where it is not."""
+        return ZScore(self.normalize_ddof) if self.normalize else None
 
     def check(self) -> None:
         """Check the options by themselves.
@@ -87,6 +96,8 @@ class TrainOptions:
             raise InputError(
                 f"k is {self.k} with {self.latent_dim} latents; lower k or raise latent_dim"
             )
+        if self.normalize_ddof not in (0, 1):
+            raise InputError(f"normalize_ddof is {self.normalize_ddof}; it must be 0 or 1")
         if self.precision not in get_args(Precision):
             raise InputError(f"precision is {self.precision}; it must be float32 or bfloat16")
         if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:

@@ -65,7 +65,7 @@ def plot_densities(densities: np.ndarray, k: int) -> "Figure":
 
 
 def plot_l0(histogram: np.ndarray) -> "Figure":
-    """Plot how many latents fire on a test row."""
+    """Plot how many latents fire on a test row, from the number of rows with 0, 1, .."""
     figure, axes = new_figure()
     axes.bar(np.arange(len(histogram)), histogram, width=0.9, color=BLUE)
     mean = float(np.average(np.arange(len(histogram)), weights=histogram))
@@ -73,7 +73,7 @@ def plot_l0(histogram: np.ndarray) -> "Figure":
     axes.set(
         xlabel="L0: latents that fire on a row",
         ylabel="test rows",
-        title=f"L0 (mean {mean:.1f} of at most k = {len(histogram) - 1})",
+        title=f"L0 (mean {mean:.1f} of at most {len(histogram) - 1})",
     )
     return figure
 

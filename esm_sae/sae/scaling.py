@@ -6,14 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from esm_sae.errors import InputError
-from esm_sae.formats.checkpoint import Checkpoint, SAEConfig
+from esm_sae.formats.checkpoint import Checkpoint, SAEConfig, ZScore
 from esm_sae.formats.manifest import is_recorded, read_manifest
 from esm_sae.formats.shards import EmbeddingShards
 from esm_sae.progress import progress
 from esm_sae.sae.model import Weights
 from esm_sae.sae.rows import RowRuns, read_rows
-
-NORMALIZE_EPSILON = 1e-5
 
 _ROWS_PER_BLOCK = 1_024
 _NAMED = 20
@@ -55,7 +53,7 @@ def measure_rows(
     shards: EmbeddingShards,
     rows: RowRuns,
     *,
-    normalize: bool = False,
+    normalize: ZScore | None = None,
     covariance: bool = False,
 ) -> RowStatistics:
     """Measure mean and spread of the given rows in float64, streaming over blocks of rows.
@@ -65,7 +63,7 @@ def measure_rows(
     Args:
         shards: the embedding matrices.
         rows: the training rows, one or more.
-        normalize: measure the z-scored rows.
+        normalize: measure the rows z-scored so.
         covariance: measure the covariance, too.
 
     Raises:
@@ -151,10 +149,11 @@ def _is_as_recorded(path: Path) -> bool:
     return manifest is None or path.name not in manifest.files or is_recorded(path, manifest)
 
 
-def _block(shards: EmbeddingShards, numbers: np.ndarray, normalize: bool) -> np.ndarray:
+def _block(shards: EmbeddingShards, numbers: np.ndarray, normalize: ZScore | None) -> np.ndarray:
     block = read_rows(shards, numbers).astype(np.float64)
-    if normalize:
+    if normalize is not None:
         block -= block.mean(1, keepdims=True)
-        spread = np.sqrt(np.einsum("nd,nd->n", block, block) / shards.width)
-        block /= spread[:, None] + NORMALIZE_EPSILON
+        divisor = shards.width - normalize.ddof
+        spread = np.sqrt(np.einsum("nd,nd->n", block, block) / divisor)
+        block /= spread[:, None] + normalize.epsilon
     return block

@@ -86,7 +86,8 @@ def prepare(
     require_intact(shards)
     rows = split_rows(shards, split)
     raw = measure_rows(shards, rows.train)
-    seen = measure_rows(shards, rows.train, normalize=True) if options.normalize else raw
+    scored = options.z_score
+    seen = raw if scored is None else measure_rows(shards, rows.train, normalize=scored)
     return TrainingData(
         shards=shards,
         split=split,

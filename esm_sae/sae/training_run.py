@@ -23,7 +23,7 @@ from esm_sae.sae.inference import SAE
 from esm_sae.sae.loss import LossOptions
 from esm_sae.sae.options import TrainOptions
 from esm_sae.sae.reading import Batch
-from esm_sae.sae.scaling import NORMALIZE_EPSILON, fold
+from esm_sae.sae.scaling import fold
 from esm_sae.sae.train_state import load_state, save_state
 from esm_sae.sae.training_data import TrainingData
 from esm_sae.sae.training_log import Diverged, TrainingLog
@@ -58,7 +58,7 @@ class TrainingRun:
         plan = data.plan
         self._compiled_for = StepOptions(
             LossOptions(options.k, plan.aux_k, options.aux_alpha, options.precision),
-            normalize=options.normalize,
+            normalize=options.z_score,
             latent_bias=options.latent_bias,
             formulation=data.devices.formulation,
         )
@@ -233,6 +233,7 @@ def _config(options: TrainOptions, data: TrainingData) -> SAEConfig:
         latent_dim=options.latent_dim,
         k=options.k,
         normalize=options.normalize,
+        normalize_ddof=options.normalize_ddof,
         tied=options.tied,
         latent_bias=options.latent_bias,
         project=data.project,
@@ -257,8 +258,6 @@ def _config(options: TrainOptions, data: TrainingData) -> SAEConfig:
             "devices": data.devices.record(),
             "rows": len(data.rows.train),
             "scale": data.scaling.scale,
-            "normalize_ddof": 0,
-            "normalize_epsilon": NORMALIZE_EPSILON,
             "split": data.split.record(),
         },
         versions=library_versions(),

@@ -9,10 +9,10 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
+from esm_sae.formats.checkpoint import ZScore
 from esm_sae.sae.loss import Loss, LossOptions, batch_loss
 from esm_sae.sae.model import Weights, initialise, z_score
 from esm_sae.sae.options import Plan, TrainOptions
-from esm_sae.sae.scaling import NORMALIZE_EPSILON
 from esm_sae.sae.sparse_gradient import loss_and_gradient
 
 _EPSILON = 6.25e-10
@@ -49,13 +49,13 @@ class StepOptions(NamedTuple):
 
     Attributes:
         loss: the options of the loss.
-        normalize: whether rows are z-scored.
+        normalize: how rows are z-scored; None where they are not.
         latent_bias: whether ``lb_L`` is trained.
         formulation: how the gradient is taken, ``sparse`` or ``dense``.
     """
 
     loss: LossOptions
-    normalize: bool = False
+    normalize: ZScore | None = None
     latent_bias: bool = True
     formulation: str = "dense"
 
@@ -151,12 +151,14 @@ def _dense_step(
     return _updated(state, gradient, loss, raw_per_scaled, mask, rate, units, options)
 
 
-def _scaled(raw: ArrayLike, units: RowUnits, normalize: bool) -> tuple[jax.Array, jax.Array]:
+def _scaled(
+    raw: ArrayLike, units: RowUnits, normalize: ZScore | None
+) -> tuple[jax.Array, jax.Array]:
     """Return rows centred and scaled, and what a unit of each is in raw units, (B,)."""
     raw = jnp.asarray(raw)
     raw_per_scaled = jnp.full(len(raw), units.scale, dtype=raw.dtype)
-    if normalize:
-        raw, _, divisor = z_score(raw, NORMALIZE_EPSILON)
+    if normalize is not None:
+        raw, _, divisor = z_score(raw, normalize)
         raw_per_scaled = raw_per_scaled * divisor[:, 0]
     return (raw - units.centre) / units.scale, raw_per_scaled
 

@@ -288,7 +288,27 @@ def test_options_that_contradict_the_config_are_refused(tmp_path, weights):
     with pytest.raises(InputError, match="not of one training"):
         read_checkpoint(path)
     write_config(tmp_path, SAEConfig(D, L, 3, activation="relu"))
-    with pytest.raises(InputError, match="only topk is known"):
+    with pytest.raises(InputError, match="known are topk, batchtopk"):
+        read_checkpoint(path)
+
+
+def test_thresholds_and_the_activation_must_go_together(tmp_path, weights):
+    threshold = np.full(L, 0.5, np.float32)
+    config = SAEConfig(D, L, 3, activation="batchtopk")
+    path = tmp_path / checkpoint_name(1)
+    write_checkpoint(path, **weights, threshold=threshold, config=config)
+    alone = read_checkpoint(path)
+    assert (alone.config.activation, alone.config.k) == ("batchtopk", 3)
+    np.testing.assert_array_equal(alone.threshold, threshold)
+    write_config(tmp_path, SAEConfig(D, L, 3))
+    with pytest.raises(InputError, match="'topk', but it holds a threshold_L"):
+        read_checkpoint(path)
+    write_config(tmp_path, config)
+    write_checkpoint(path, **weights, threshold=-threshold, config=config)
+    with pytest.raises(InputError, match="below 0"):
+        read_checkpoint(path)
+    write_checkpoint(path, **weights, config=config)
+    with pytest.raises(InputError, match="'batchtopk', but it holds no threshold_L"):
         read_checkpoint(path)
 
 

@@ -7,13 +7,13 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from esm_sae.formats.checkpoint import SAEConfig
+from esm_sae.formats.checkpoint import SAEConfig, ZScore
 from esm_sae.formats.shards import open_shards
 from esm_sae.sae import baselines
 from esm_sae.sae.baselines import PcaMeter, random_dictionaries, random_dictionary
 from esm_sae.sae.model import initial_directions
 from esm_sae.sae.rows import RowRuns, SplitChoice, split_rows
-from esm_sae.sae.scaling import NORMALIZE_EPSILON, measure_rows
+from esm_sae.sae.scaling import measure_rows
 
 WIDTH = 10
 
@@ -65,7 +65,7 @@ def test_the_random_dictionary_against_numpy(shards, normalize):
         mean, divisor = 0.0, 1.0
         if normalize:
             mean = rows.mean(1, keepdims=True)
-            divisor = rows.std(1, keepdims=True) + NORMALIZE_EPSILON
+            divisor = rows.std(1, keepdims=True) + ZScore().epsilon
         pre = ((rows - mean) / divisor - centre) @ directions.T
         pre[pre < np.sort(pre, axis=1)[:, [-3]]] = 0
         return centre * divisor + mean, pre.clip(min=0) @ directions * divisor
@@ -73,7 +73,7 @@ def test_the_random_dictionary_against_numpy(shards, normalize):
     scored = train.astype(np.float64)
     if normalize:
         scored = (scored - scored.mean(1, keepdims=True)) / (
-            scored.std(1, keepdims=True) + NORMALIZE_EPSILON
+            scored.std(1, keepdims=True) + ZScore().epsilon
         )
     centre = scored.mean(0)
     start, added = reconstructed(train, centre)

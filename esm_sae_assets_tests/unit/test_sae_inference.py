@@ -87,15 +87,38 @@ def test_an_imported_decoder_keeps_the_length_of_its_rows(folder, weights):
     )
 
 
-def test_rows_are_z_scored_where_the_training_did(folder, weights):
+@pytest.mark.parametrize("ddof", [0, 1])
+def test_rows_are_z_scored_where_the_training_did(folder, weights, ddof):
     rows = np.random.default_rng(1).standard_normal((20, D)).astype(np.float32) * 5 + 3
-    write_config(folder, SAEConfig(D, L, K, normalize=True))
-    mean, spread = rows.mean(1, keepdims=True), rows.std(1, keepdims=True) + 1e-5
+    write_config(folder, SAEConfig(D, L, K, normalize=True, normalize_ddof=ddof))
+    mean, spread = rows.mean(1, keepdims=True), rows.std(1, keepdims=True, ddof=ddof) + 1e-5
     expected = naive(weights, (rows - mean) / spread)
     sae = load_checkpoint(folder)
     np.testing.assert_allclose(sae.encode(rows), expected, rtol=1e-3, atol=1e-4)
     x_hat = (expected @ weights["decoder"] + weights["pre_bias"]) * spread + mean
     np.testing.assert_allclose(sae.reconstruct(rows), x_hat, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("activation", ["batchtopk", "jumprelu"])
+@pytest.mark.parametrize("count", [0, 5, 4099])
+def test_with_thresholds_what_exceeds_them_fires(tmp_path, weights, activation, count):
+    generator = np.random.default_rng(count)
+    threshold = generator.uniform(0.5, 3, L).astype(np.float32)
+    # The first block of rows has few that fire, so that the blocks differ in width.
+    scale = np.where(np.arange(count) < 4096, 0.3, 2)[:, None]
+    rows = (scale * generator.standard_normal((count, D))).astype(np.float32)
+    write_config(tmp_path, SAEConfig(D, L, K, activation=activation))
+    write_checkpoint(tmp_path / "checkpoint_epoch_1.npy", **weights, threshold=threshold)
+    sae = load_checkpoint(tmp_path)
+    pre = (rows - weights["pre_bias"]) @ weights["encoder"] + weights["latent_bias"]
+    expected = np.where(pre > threshold, pre, 0)
+    np.testing.assert_allclose(sae.encode(rows), expected, rtol=1e-4, atol=1e-5)
+    values, latents, again = sae.encode_and_reconstruct(rows)
+    np.testing.assert_array_equal((values > 0).sum(1), (expected > 0).sum(1))
+    assert values.shape == latents.shape
+    assert (np.diff(values, axis=1) <= 0).all()
+    x_hat = expected @ weights["decoder"] + weights["pre_bias"]
+    np.testing.assert_allclose(again, x_hat, rtol=1e-4, atol=1e-4)
 
 
 def test_rows_of_another_width_are_refused(folder):

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from esm_sae.formats.checkpoint import ZScore
 from esm_sae.sae.model import (
     Weights,
     combinations,
@@ -114,11 +115,12 @@ def test_tied_weights_decode_with_the_encoder():
     np.testing.assert_array_equal(weights.decoder_rows, weights.encoder)
 
 
-def test_z_score_divides_by_n():
+@pytest.mark.parametrize("ddof", [0, 1])
+def test_z_score_divides_by_n_less_ddof(ddof):
     rows = np.random.default_rng(2).standard_normal((3, D)).astype(np.float32) * 4 + 2
-    scored, mean, divisor = z_score(jnp.asarray(rows), 1e-5)
+    scored, mean, divisor = z_score(jnp.asarray(rows), ZScore(ddof, 1e-2))
     np.testing.assert_allclose(mean[:, 0], rows.mean(1), rtol=1e-5)
-    np.testing.assert_allclose(divisor[:, 0], rows.std(1, ddof=0) + 1e-5, rtol=1e-5)
+    np.testing.assert_allclose(divisor[:, 0], rows.std(1, ddof=ddof) + 1e-2, rtol=1e-5)
     np.testing.assert_allclose(scored * divisor + mean, rows, rtol=1e-4, atol=1e-5)
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esm_sae.errors import InputError
-from esm_sae.formats.checkpoint import SAEConfig
+from esm_sae.formats.checkpoint import SAEConfig, ZScore
 from esm_sae.formats.shards import open_shards
 from esm_sae.sae import scaling as scaling_module
 from esm_sae.sae.model import Weights, decode, pre_activations, to_dense, top_latents
@@ -162,9 +162,11 @@ def test_mean_and_spread_are_of_the_given_rows_only_and_exact_far_from_0(make_sh
     np.testing.assert_allclose(
         statistics.covariance, np.cov(chosen.T, ddof=0), rtol=1e-9, atol=1e-9
     )
-    scored = measure_rows(shards, RowRuns.of(rows), normalize=True)
-    z = (chosen - chosen.mean(1, keepdims=True)) / (chosen.std(1, keepdims=True) + 1e-5)
-    np.testing.assert_allclose(scored.mean, z.mean(0), atol=1e-12)
+    for ddof in (0, 1):
+        scored = measure_rows(shards, RowRuns.of(rows), normalize=ZScore(ddof, 1e-3))
+        centred = chosen - chosen.mean(1, keepdims=True)
+        z = centred / (chosen.std(1, keepdims=True, ddof=ddof) + 1e-3)
+        np.testing.assert_allclose(scored.mean, z.mean(0), atol=1e-12)
 
 
 def test_a_row_that_is_no_number_is_named(make_shards):

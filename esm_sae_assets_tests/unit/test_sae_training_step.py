@@ -33,7 +33,7 @@ def stepper(options, *, rows=1000, width=D, aux_k=3, rate=1e-2, formulation="spa
     """Return a function that does a step of all real rows, or of those of a mask, and a state."""
     made_for = StepOptions(
         LossOptions(options.k, aux_k, options.aux_alpha, options.precision),
-        options.normalize,
+        options.z_score,
         options.latent_bias,
         formulation,
     )

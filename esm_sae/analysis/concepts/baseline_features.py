@@ -124,7 +124,8 @@ def latents_of(sae: SparseEncoder) -> Features:
     def activations(x: np.ndarray, wanted: slice) -> np.ndarray:
         values, latents = sae.encode_sparse(x)
         dense = np.zeros((len(x), sae.config.latent_dim), dtype=np.float32)
-        np.put_along_axis(dense, np.asarray(latents), np.asarray(values), axis=1)
+        fired = np.nonzero(np.asarray(values) > 0)
+        dense[fired[0], np.asarray(latents)[fired]] = np.asarray(values)[fired]
         return dense[:, wanted]
 
     return Features(sae.config.latent_dim, activations, sparse=True)
