@@ -70,7 +70,13 @@ class EsmSaeTrainer:
             dead = self._state.since_fired.at[: self._always_dead].set(self._units.rows)
             self._state = self._state._replace(since_fired=dead)
         self._state, _ = take_step(
-            self._state, rows, self._mask, rate, self._units, options=self._step_options
+            self._state,
+            rows,
+            self._mask,
+            rate,
+            self._units,
+            k=self._options.k,
+            options=self._step_options,
         )
         self._steps += 1
 

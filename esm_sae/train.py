@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from esm_sae import cli
 from esm_sae.errors import InputError
+from esm_sae.formats.checkpoint import ACTIVATIONS
 from esm_sae.formats.shards import open_shards
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = cli.command(
         "train",
-        "Train TopK sparse autoencoders on embedding shards or plain .npy matrices. Several k are "
+        "Train sparse autoencoders on embedding shards or plain .npy matrices. Several k are "
         "trained on the same batches, each to the same bytes as alone.",
         "python -m esm_sae.train --np_dir data/embeddings3 --project demo --latent_dim 1024 "
         "--topk 16 32 64",
@@ -82,6 +83,27 @@ def _parser() -> argparse.ArgumentParser:
         metavar="X",
         help="weight of the auxiliary loss (default: 1/32)",
     )
+    add(
+        "--activation",
+        choices=ACTIVATIONS,
+        default="topk",
+        help="what decides which latents fire: the k largest of a row, those of a batch, or trained "
+        "thresholds (default: topk)",
+    )
+    add(
+        "--prefixes",
+        type=int,
+        nargs="+",
+        default=[],
+        metavar="N",
+        help="Matryoshka: numbers of first latents that are to reconstruct rows by themselves",
+    )
+    add(
+        "--k_start",
+        type=int,
+        metavar="K",
+        help="k of the first step, which falls to each k over the first quarter of the steps",
+    )
     add("--no_latent_bias", action="store_true", help="leave the latents' bias at 0")
     add(
         "--precision",
@@ -127,6 +149,9 @@ def _train(arguments: argparse.Namespace) -> str:
         tied=arguments.tied,
         normalize=arguments.normalize,
         latent_bias=not arguments.no_latent_bias,
+        activation=arguments.activation,
+        prefixes=tuple(arguments.prefixes),
+        k_start=arguments.k_start,
         precision=arguments.precision,
         checkpoint_every=arguments.checkpoint_every,
         seed=arguments.seed,

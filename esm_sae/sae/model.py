@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import ArrayLike
 
 from esm_sae.formats.checkpoint import ZScore
 
@@ -22,12 +23,14 @@ class Weights(NamedTuple):
         decoder: (L, D), rows of unit norm where trained here; None where tied.
         latent_bias: ``lb_L``, (L,).
         pre_bias: ``pb_D``, (D,).
+        log_threshold: (L,), logarithm of what a pre-activation must exceed, where that is trained.
     """
 
     encoder: jax.Array
     decoder: jax.Array | None
     latent_bias: jax.Array
     pre_bias: jax.Array
+    log_threshold: jax.Array | None = None
 
     @property
     def decoder_rows(self) -> jax.Array:
@@ -35,14 +38,22 @@ class Weights(NamedTuple):
         return self.encoder if self.decoder is None else self.decoder
 
 
-def initialise(width: int, latent_dim: int, *, tied: bool, seed: int) -> Weights:
-    """Return first weights: random unit decoder rows, the encoder their transpose, no bias."""
+def initialise(
+    width: int, latent_dim: int, *, tied: bool, seed: int, threshold: float | None = None
+) -> Weights:
+    """Return first weights: random unit decoder rows, the encoder their transpose, no bias.
+
+    With a threshold, each latent starts with it and it is trained.
+    """
     rows = initial_directions(width, latent_dim, seed=seed)
     return Weights(
         encoder=jnp.array(rows),
         decoder=None if tied else jnp.array(rows),
         latent_bias=jnp.zeros(latent_dim, dtype=jnp.float32),
         pre_bias=jnp.zeros(width, dtype=jnp.float32),
+        log_threshold=None
+        if threshold is None
+        else jnp.full(latent_dim, np.log(threshold), dtype=jnp.float32),
     )
 
 
@@ -177,7 +188,7 @@ def z_score(rows: jax.Array, by: ZScore) -> tuple[jax.Array, jax.Array, jax.Arra
     return (rows - mean) / divisor, mean, divisor
 
 
-def largest_mask(scores: jax.Array, count: int) -> jax.Array:
+def largest_mask(scores: jax.Array, count: ArrayLike) -> jax.Array:
     """Mark the ``count`` largest of each row of (B, L) scores: exactly that many.
 
     The same choice as ``lax.top_k``, of equal scores the first, at a cost that does not grow
@@ -194,7 +205,7 @@ def largest_mask(scores: jax.Array, count: int) -> jax.Array:
     )
 
 
-def _first_of_equals(keys: jax.Array, threshold: jax.Array, count: int) -> jax.Array:
+def _first_of_equals(keys: jax.Array, threshold: jax.Array, count: ArrayLike) -> jax.Array:
     above, equal = keys > threshold, keys == threshold
     wanted = count - above.sum(1)
     places = jnp.arange(keys.shape[1])
@@ -209,7 +220,7 @@ def _first_of_equals(keys: jax.Array, threshold: jax.Array, count: int) -> jax.A
     return above | (equal & (places < end[:, None]))
 
 
-def _kth_largest(keys: jax.Array, count: int) -> jax.Array:
+def _kth_largest(keys: jax.Array, count: ArrayLike) -> jax.Array:
     def raise_bit(step: jax.Array, found: jax.Array) -> jax.Array:
         candidate = found | (jnp.uint32(1) << (31 - step).astype(jnp.uint32))
         reached = jnp.sum(keys >= candidate[:, None], axis=1)

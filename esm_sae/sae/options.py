@@ -1,11 +1,12 @@
 """Options of a training, and what they come to for a given number of rows."""
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from esm_sae.errors import InputError
-from esm_sae.formats.checkpoint import ZScore
+from esm_sae.formats.checkpoint import ACTIVATIONS, ZScore
 
 _LEAST_BATCH, _MOST_BATCH = 32, 4096
 _STEPS_PER_EPOCH = 400
@@ -25,7 +26,29 @@ class TrainOptions:
     """L, the number of latents."""
 
     k: int = 32
-    """Number of pre-activations kept per row: at most k latents fire."""
+    """Number of pre-activations kept per row: at most k latents fire, by TopK; else in the mean."""
+
+    activation: str = "topk"
+    """What decides which latents fire: the k largest of a row (``topk``); the largest of a batch,
+    k per row in the mean, and after the training a threshold (``batchtopk``); or a trained
+    threshold of each latent, held at k in the mean (``jumprelu``)."""
+
+    prefixes: tuple[int, ...] = ()
+    """Matryoshka: numbers of latents, ascending and below L. The first so many latents are to
+    reconstruct the rows by themselves, so that general latents come first."""
+
+    k_start: int | None = None
+    """k of the first step, from which it falls linearly. None: k all the time."""
+
+    k_anneal: float = 0.25
+    """Share of all steps over which k falls from ``k_start``."""
+
+    bandwidth: float = 0.1
+    """JumpReLU: width of the window around the threshold in which it takes gradient, in units of
+    the scaled rows."""
+
+    l0_weight: float = 0.1
+    """JumpReLU: weight of ``(L0 / k - 1) ** 2``."""
 
     batch_size: int | None = None
     """Rows per step. None: a power of two that gives 400 steps or more per epoch, 32 to 4096."""
@@ -96,6 +119,7 @@ class TrainOptions:
             raise InputError(
                 f"k is {self.k} with {self.latent_dim} latents; lower k or raise latent_dim"
             )
+        self._check_variant()
         if self.normalize_ddof not in (0, 1):
             raise InputError(f"normalize_ddof is {self.normalize_ddof}; it must be 0 or 1")
         if self.precision not in get_args(Precision):
@@ -109,6 +133,28 @@ class TrainOptions:
                 f"warmup is {self.warmup} and decay {self.decay}; they are shares of the steps "
                 "that come to 1 at most"
             )
+
+    def _check_variant(self) -> None:
+        if self.activation not in ACTIVATIONS:
+            raise InputError(
+                f"activation is {self.activation}; it must be {' or '.join(ACTIVATIONS)}"
+            )
+        edges = (0, *self.prefixes, self.latent_dim)
+        if any(start >= end for start, end in itertools.pairwise(edges)):
+            raise InputError(
+                f"prefixes are {', '.join(map(str, self.prefixes))}; they must ascend from 1 to "
+                f"below the {self.latent_dim} latents"
+            )
+        if self.k_start is not None and not self.k <= self.k_start <= self.latent_dim:
+            raise InputError(
+                f"k_start is {self.k_start}; it must be from k = {self.k} to the number of "
+                f"latents, {self.latent_dim}"
+            )
+        if not 0 <= self.k_anneal <= 1:
+            raise InputError(f"k_anneal is {self.k_anneal}; it must be a share from 0 to 1")
+        for name in ("bandwidth", "l0_weight"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be above 0")
 
 
 @dataclass(frozen=True)

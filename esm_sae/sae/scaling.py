@@ -99,14 +99,23 @@ def scaling_of(statistics: RowStatistics) -> Scaling:
     return Scaling(statistics.mean.astype(np.float32), scale, statistics.variance / scale**2)
 
 
-def fold(weights: Weights, scaling: Scaling, *, config: SAEConfig, path: Path) -> Checkpoint:
-    """Return trained weights as a checkpoint for raw rows.
+def fold(
+    weights: Weights,
+    scaling: Scaling,
+    threshold: np.ndarray | None = None,
+    *,
+    config: SAEConfig,
+    path: Path,
+) -> Checkpoint:
+    """Return trained weights, and thresholds (L,) beside them, as a checkpoint for raw rows.
 
     TopK and ReLU commute with a positive scale s: for ``x = centre + s x'`` the same latents
-    fire, s times as strongly, with ``pb_D = centre + s pb'``, ``lb_L = s lb'`` and the kernels
-    as they are.
+    fire, s times as strongly, with ``pb_D = centre + s pb'``, ``lb_L = s lb'``, s times the
+    thresholds and the kernels as they are.
     """
     scale = np.float32(scaling.scale)
+    if weights.log_threshold is not None:
+        threshold = np.exp(np.asarray(weights.log_threshold))
     return Checkpoint(
         encoder=np.ascontiguousarray(np.asarray(weights.encoder).T),
         decoder=np.asarray(weights.decoder_rows),
@@ -114,6 +123,7 @@ def fold(weights: Weights, scaling: Scaling, *, config: SAEConfig, path: Path) -
         pre_bias=scaling.centre + np.asarray(weights.pre_bias) * scale,
         config=config,
         path=path,
+        threshold=None if threshold is None else (threshold * scale).astype(np.float32),
     )
 
 

@@ -35,6 +35,8 @@ def loss_and_gradient(
 ) -> tuple[Loss, Weights]:
     """Return the loss of ``loss.batch_loss`` and its gradient, equal to autodiff's to rounding.
 
+    By TopK of ``options.k``, and without nested dictionaries.
+
     Beside its result it holds 512 x L pre-activations, and those of all rows by dead latents.
 
     Args:
@@ -69,7 +71,8 @@ def loss_and_gradient(
     gradient: Any = (encoder, decoder, latent_bias, pre_bias)
     if weights.decoder is None:
         gradient = (encoder + decoder, None, latent_bias, pre_bias)
-    loss = Loss(total, auxiliary, moved, found.squared_errors, fired)
+    l0 = np.count_nonzero(found.values) / count
+    loss = Loss(total, auxiliary, moved, found.squared_errors, fired, l0)
     return loss, Weights(*gradient)
 
 

@@ -21,7 +21,7 @@ from esm_sae.sae.training_run import TrainingRun, library_versions
 
 KIND = "sae_checkpoint"
 
-_ALGORITHM = "2"
+_ALGORITHM = "3"
 
 
 class TrainResult(NamedTuple):

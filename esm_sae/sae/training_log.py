@@ -22,6 +22,7 @@ _SCHEMA = {
     "learning_rate": pl.Float64,
     "dead_share": pl.Float64,
     "aux_latents": pl.Float64,
+    "l0": pl.Float64,
     "train_fvu": pl.Float64,
     "validation_fvu": pl.Float64,
 }

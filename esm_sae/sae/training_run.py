@@ -3,6 +3,7 @@
 import importlib.metadata
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -27,7 +28,14 @@ from esm_sae.sae.scaling import fold
 from esm_sae.sae.train_state import load_state, save_state
 from esm_sae.sae.training_data import TrainingData
 from esm_sae.sae.training_log import Diverged, TrainingLog
-from esm_sae.sae.training_step import StepOptions, learning_rate, start, take_step
+from esm_sae.sae.training_step import (
+    State,
+    StepOptions,
+    k_of_step,
+    learning_rate,
+    start,
+    take_step,
+)
 
 _STEPS_PER_ROW = 50
 _SECONDS_BETWEEN_SAVES = 60.0
@@ -56,11 +64,22 @@ class TrainingRun:
         self._units = data.units
         self._config = _config(options, data)
         plan = data.plan
+        loss = LossOptions(
+            options.k,
+            plan.aux_k,
+            options.aux_alpha,
+            options.precision,
+            options.activation,
+            options.prefixes,
+            options.bandwidth,
+            options.l0_weight,
+        )
         self._compiled_for = StepOptions(
-            LossOptions(options.k, plan.aux_k, options.aux_alpha, options.precision),
+            loss,
             normalize=options.z_score,
             latent_bias=options.latent_bias,
-            formulation=data.devices.formulation,
+            # The sparse one knows only what is trained most.
+            formulation=data.devices.formulation if loss.is_plain else "dense",
         )
         self.steps = self.samples_before = 0
         try:
@@ -88,7 +107,7 @@ class TrainingRun:
             return None
         try:
             with storage.naming_full_disk(self._making.target):
-                write_config(self._making.work, self._config)
+                write_config(self._making.work, self._measured_config())
                 return self._making.publish(self._summary())
         except InputError as error:
             self.failure = error
@@ -108,7 +127,13 @@ class TrainingRun:
         plan = self._data.plan
         rate = np.float32(learning_rate(self.steps, self.options, plan))
         self._state, figures = take_step(
-            self._state, batch.rows, batch.mask, rate, self._units, options=self._compiled_for
+            self._state,
+            batch.rows,
+            batch.mask,
+            rate,
+            self._units,
+            k=k_of_step(self.steps, self.options, plan),
+            options=self._compiled_for,
         )
         self._log.add(figures)
         self.steps += 1
@@ -122,8 +147,7 @@ class TrainingRun:
 
     def _end_epoch(self, epoch: int) -> None:
         path = self._making.work / checkpoint_name(epoch)
-        weights, scaling = self._state.weights, self._data.scaling
-        checkpoint = fold(weights, scaling, config=self._config, path=path)
+        checkpoint = self._checkpoint(self._state, self._config, path)
         sae = SAE(checkpoint)
         self._close_row(
             train_fvu=self._fvu(sae, self._data.measured_train),
@@ -134,9 +158,21 @@ class TrainingRun:
         if ended:
             self._log.require_better_than_mean()
         if ended or kept:
-            _publish(checkpoint)
+            _publish(replace(checkpoint, config=self._measured_config()))
         if ended or kept or self._save_is_due():
             self._save()
+
+    def _measured_config(self) -> SAEConfig:
+        """Return the config with the FVU that was measured last."""
+        last = self._log.last
+        fvu = last["train_fvu"] if last["validation_fvu"] is None else last["validation_fvu"]
+        return replace(self._config, fvu=fvu)
+
+    def _checkpoint(self, state: State, config: SAEConfig, path: Path) -> Checkpoint:
+        threshold = None
+        if self.options.activation == "batchtopk":
+            threshold = np.full(config.latent_dim, state.threshold)
+        return fold(state.weights, self._data.scaling, threshold, config=config, path=path)
 
     def _close_row(self, **measured: float | None) -> None:
         epochs, steps = divmod(self.steps, self._data.plan.steps_per_epoch)
@@ -183,7 +219,7 @@ class TrainingRun:
         storage.make_folder(folder)
         config = replace(self._config, final_checkpoint=_LAST_GOOD, epochs=None)
         path = folder / _LAST_GOOD
-        _publish(fold(state.weights, self._data.scaling, config=config, path=path))
+        _publish(self._checkpoint(state, config, path))
         write_config(folder, config)
         return f"the last good weights, of step {step}, are in {folder}"
 
@@ -215,6 +251,18 @@ def library_versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in _DECIDING}
 
 
+def _variant(options: TrainOptions) -> dict[str, Any]:
+    """Return the options that only some trainings have."""
+    variant: dict[str, Any] = {}
+    if options.prefixes:
+        variant["prefixes"] = list(options.prefixes)
+    if options.k_start is not None:
+        variant |= {"k_start": options.k_start, "k_anneal": options.k_anneal}
+    if options.activation == "jumprelu":
+        variant |= {"bandwidth": options.bandwidth, "l0_weight": options.l0_weight}
+    return variant
+
+
 def _publish(checkpoint: Checkpoint) -> None:
     write_checkpoint(
         checkpoint.path,
@@ -222,6 +270,7 @@ def _publish(checkpoint: Checkpoint) -> None:
         decoder=checkpoint.decoder,
         latent_bias=checkpoint.latent_bias,
         pre_bias=checkpoint.pre_bias,
+        threshold=checkpoint.threshold,
         config=checkpoint.config,
     )
 
@@ -236,6 +285,7 @@ def _config(options: TrainOptions, data: TrainingData) -> SAEConfig:
         normalize_ddof=options.normalize_ddof,
         tied=options.tied,
         latent_bias=options.latent_bias,
+        activation=options.activation,
         project=data.project,
         encoder=provenance.encoder,
         encoder_note=provenance.encoder_note,
@@ -254,6 +304,7 @@ def _config(options: TrainOptions, data: TrainingData) -> SAEConfig:
             "decay": options.decay,
             "aux_k": plan.aux_k,
             "aux_alpha": options.aux_alpha,
+            **_variant(options),
             "precision": options.precision,
             "devices": data.devices.record(),
             "rows": len(data.rows.train),

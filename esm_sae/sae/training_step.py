@@ -17,6 +17,9 @@ from esm_sae.sae.sparse_gradient import loss_and_gradient
 
 _EPSILON = 6.25e-10
 _LARGEST_GRADIENT_NORM = 1.0
+# In units of the scaled rows, whose entries have a mean square of about 1.
+_FIRST_THRESHOLD = 0.1
+_MEMORY = 0.99
 
 
 class State(NamedTuple):
@@ -26,15 +29,17 @@ class State(NamedTuple):
         weights: of the centred and scaled rows.
         optimizer: optax's state.
         since_fired: (L,) int32, rows seen since each latent last fired, up to one pass.
+        threshold: by BatchTopK the running mean of a batch's smallest activation, else 0.
     """
 
     weights: Weights
     optimizer: optax.OptState
     since_fired: jax.Array
+    threshold: jax.Array
 
 
 class StepFigures(NamedTuple):
-    """What is recorded of a step: losses, and the dead latents before it."""
+    """What is recorded of a step: losses, L0, and the dead latents before it."""
 
     loss: ArrayLike
     fvu: ArrayLike
@@ -42,6 +47,7 @@ class StepFigures(NamedTuple):
     learning_rate: ArrayLike
     dead_share: ArrayLike
     aux_latents: ArrayLike
+    l0: ArrayLike
 
 
 class StepOptions(NamedTuple):
@@ -80,11 +86,18 @@ class RowUnits(NamedTuple):
 
 def start(options: TrainOptions, width: int) -> State:
     """Return the state before the first step."""
-    weights = initialise(width, options.latent_dim, tied=options.tied, seed=options.seed)
+    weights = initialise(
+        width,
+        options.latent_dim,
+        tied=options.tied,
+        seed=options.seed,
+        threshold=_FIRST_THRESHOLD if options.activation == "jumprelu" else None,
+    )
     return State(
         weights,
         _optimizer().init(weights),
         since_fired=jnp.zeros(options.latent_dim, dtype=jnp.int32),
+        threshold=jnp.float32(0),
     )
 
 
@@ -95,6 +108,7 @@ def take_step(
     rate: ArrayLike,
     units: RowUnits,
     *,
+    k: int,
     options: StepOptions,
 ) -> tuple[State, StepFigures]:
     """Do one step of training. The memory of the state given is used again: it ends with this.
@@ -105,10 +119,11 @@ def take_step(
         mask: (B,), 1 for real rows and, from some row on, 0 for padding.
         rate: the learning rate.
         units: what the rows are centred and scaled by.
+        k: latents kept per row in this step.
         options: what the step is made for.
     """
     if options.formulation == "dense":
-        return _dense_step(state, raw, mask, rate, units, options)
+        return _dense_step(state, raw, mask, rate, units, np.int32(k), options)
     rows, raw_per_scaled = _in_training_units(raw, units, options.normalize)
     # As on other devices, what overflows shows in the loss.
     with np.errstate(over="ignore", invalid="ignore"):
@@ -118,9 +133,19 @@ def take_step(
             int(np.sum(mask)),
             np.asarray(state.since_fired) >= np.asarray(units.rows),
             float(np.asarray(units.scaled_variance)),
-            options=options.loss,
+            options=options.loss._replace(k=k),
         )
     return _sparse_update(state, gradient, loss, raw_per_scaled, mask, rate, units, options)
+
+
+def k_of_step(step: int, options: TrainOptions, plan: Plan) -> int:
+    """Return the k of a step, counted from 0: from ``k_start`` it falls linearly to k.
+
+    Source: k annealing, He et al. 2024 (Llama Scope, arXiv 2410.20526).
+    """
+    first, falling = options.k_start or options.k, round(options.k_anneal * plan.steps)
+    left = max(0.0, 1 - step / falling) if falling else 0.0
+    return options.k + round((first - options.k) * left)
 
 
 def learning_rate(step: int, options: TrainOptions, plan: Plan) -> float:
@@ -137,6 +162,7 @@ def _dense_step(
     mask: ArrayLike,
     rate: ArrayLike,
     units: RowUnits,
+    k: ArrayLike,
     options: StepOptions,
 ) -> tuple[State, StepFigures]:
     rows, raw_per_scaled = _scaled(raw, units, options.normalize)
@@ -146,6 +172,7 @@ def _dense_step(
         jnp.asarray(mask),
         state.since_fired >= units.rows,
         units.scaled_variance,
+        k,
         options=options.loss,
     )
     return _updated(state, gradient, loss, raw_per_scaled, mask, rate, units, options)
@@ -187,9 +214,19 @@ def _updated(
         learning_rate=jnp.asarray(rate),
         dead_share=jnp.mean(state.since_fired >= units.rows),
         aux_latents=loss.auxiliary_latents,
+        l0=loss.l0,
     )
     since_fired = jnp.where(loss.fired, 0, unfired)
-    return State(with_unit_rows(weights), optimizer, since_fired), figures
+    threshold = state.threshold
+    if options.loss.activation == "batchtopk":
+        threshold = _running(threshold, loss.smallest)
+    return State(with_unit_rows(weights), optimizer, since_fired, threshold), figures
+
+
+def _running(mean: jax.Array, smallest: ArrayLike) -> jax.Array:
+    """Return BatchTopK's threshold after a batch, in which perhaps nothing fired."""
+    moved = jnp.where(mean > 0, _MEMORY * mean + (1 - _MEMORY) * jnp.asarray(smallest), smallest)
+    return jnp.where(jnp.isfinite(smallest), moved, mean)
 
 
 _in_training_units = jax.jit(_scaled, static_argnames="normalize")

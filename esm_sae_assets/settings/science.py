@@ -90,6 +90,13 @@ class SAESettings(Section):
     """Passes over the training rows."""
     learning_rate: float = Field(default=1e-3, gt=0)
     """Peak learning rate of Adam."""
+    activation: Literal["topk", "batchtopk", "jumprelu"] = "topk"
+    """What decides which latents fire: the k largest of a row, those of a batch (k a row in the
+    mean, and after the training a threshold), or trained thresholds."""
+    prefixes: tuple[int, ...] = ()
+    """Matryoshka: numbers of first latents that are to reconstruct rows by themselves."""
+    k_start: int | None = Field(default=None, ge=1, le=_MOST)
+    """k of the first step, which falls over the first quarter of the steps; none: it does not."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of the matrix products; sums and weights are float32 in either."""
     aux_alpha: float = Field(default=1 / 32, ge=0, allow_inf_nan=False)
@@ -111,7 +118,7 @@ class SAESettings(Section):
     untrained_baseline: bool = False
     """Whether autoencoders of the untrained encoder's rows are trained to compare with."""
 
-    @field_validator("ks", mode="before")
+    @field_validator("ks", "prefixes", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return split_list(value)

@@ -46,7 +46,7 @@ def test_loss_and_gradient_are_those_of_autodiff(k, tied, dead_every, count, siz
     dead = np.arange(L) % dead_every == 0 if dead_every else np.zeros(L, dtype=bool)
     mask = (np.arange(size) < count).astype(np.float32)
     naive = jax.jit(jax.value_and_grad(batch_loss, has_aux=True), static_argnames="options")
-    (total, expected), by_autodiff = naive(weights, rows, mask, dead, 7.5, options=options)
+    (total, expected), by_autodiff = naive(weights, rows, mask, dead, 7.5, k, options=options)
     loss, gradient = sparse.loss_and_gradient(weights, rows, count, dead, 7.5, options=options)
     np.testing.assert_allclose(loss.total, total, rtol=1e-5)
     for name, one, other in zip(loss._fields, loss, expected, strict=True):

@@ -40,7 +40,7 @@ def stepper(options, *, rows=1000, width=D, aux_k=3, rate=1e-2, formulation="spa
 
     def step(state, raw, mask=None):
         mask = np.ones(len(raw), np.float32) if mask is None else mask
-        return take_step(state, raw, mask, rate, units(width, rows), options=made_for)
+        return take_step(state, raw, mask, rate, units(width, rows), k=options.k, options=made_for)
 
     return step, start(options, width)
 
