@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
         "--activation",
         choices=ACTIVATIONS,
         default="topk",
-        help="what decides which latents fire: the k largest of a row, those of a batch, or trained "
+        help="what decides which latents fire: the k largest of a row or of a batch, or trained "
         "thresholds (default: topk)",
     )
     add(
