@@ -43,11 +43,11 @@ class TrainOptions:
     k_anneal: float = 0.25
     """Share of all steps over which k falls from ``k_start``."""
 
-    bandwidth: float = 0.1
+    bandwidth: float = 1.0
     """JumpReLU: width of the window around the threshold in which it takes gradient, in units of
     the scaled rows."""
 
-    l0_weight: float = 0.1
+    l0_weight: float = 1.0
     """JumpReLU: weight of ``(L0 / k - 1) ** 2``."""
 
     batch_size: int | None = None

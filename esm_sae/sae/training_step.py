@@ -17,8 +17,8 @@ from esm_sae.sae.sparse_gradient import loss_and_gradient
 
 _EPSILON = 6.25e-10
 _LARGEST_GRADIENT_NORM = 1.0
-# In units of the scaled rows, whose entries have a mean square of about 1.
-_FIRST_THRESHOLD = 0.1
+# In units of the scaled rows: along a random direction they have about this deviation.
+_FIRST_THRESHOLD = 1.0
 _MEMORY = 0.99
 
 
