@@ -42,6 +42,9 @@ def offline(monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    yield
+    # It reads its variables once, and ends its writing behind what asked for it, or with it.
+    wandb.teardown()
 
 
 @pytest.fixture
@@ -82,6 +85,7 @@ def read_events(folder):
 
 def read_wandb(path):
     """Return what a run's file holds, as ``record_of``, its config, summary and first record."""
+    wandb.teardown()
     store, scalars, config, summary, about = DataStore(), {}, {}, {}, None
     store.open_for_scan(os.fspath(path))
     while (data := store.scan_data()) is not None:
@@ -302,15 +306,6 @@ def test_what_stands_in_the_trackers_way_ends_no_training(shards, tmp_path, capl
     assert warnings[1].startswith("L16_k3: no longer tracked by wandb (")
 
 
-@pytest.fixture
-def wandb_anew():
-    """Let wandb read its variables, which it does once a process, within the test and after it."""
-    wandb.teardown()
-    yield
-    wandb.teardown()
-
-
-@pytest.mark.usefixtures("wandb_anew")
 def test_a_server_that_is_not_there_ends_no_training(shards, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
