@@ -46,7 +46,7 @@ def command(
     parser.add_argument(
         "--output",
         *([output_alias] if output_alias else []),
-        type=_local_path,
+        type=local_path,
         metavar="PATH",
         required=output is None,
         help="where the result goes" + (f" (default: {output})" if output else ""),
@@ -140,7 +140,12 @@ def run(
     return 0
 
 
-def _local_path(text: str) -> Path:
+def local_path(text: str) -> Path:
+    """Return the path that an option gives.
+
+    Raises:
+        ArgumentTypeError: it is a URL, or empty.
+    """
     if storage.is_url(text):
         raise argparse.ArgumentTypeError(
             f"{without_secrets(text)}: is a URL; results are written to local paths"

@@ -18,6 +18,7 @@ from esm_sae.embedding.cli_options import (
     embedding_options_from,
     encoder_from,
 )
+from esm_sae.embedding.imported import is_imported_name
 from esm_sae.errors import InputError
 from esm_sae.formats.checkpoint import SAEConfig, require_same_embeddings
 from esm_sae.formats.fasta import read_fasta
@@ -133,6 +134,12 @@ def _settle(options: argparse.Namespace, config: SAEConfig, reference: Path | No
         if config.encoder == "unknown":
             raise InputError(
                 f"{options.checkpoint}: does not record its encoder; name it with --model"
+            )
+        # What a file records never decides what is imported.
+        if is_imported_name(config.encoder):
+            raise InputError(
+                f"{options.checkpoint}: records an encoder of somebody's own code, which is only "
+                f"run when you name it; if you trust it: --model {config.encoder}"
             )
         options.model = config.encoder
     if options.layer is None:

@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +11,7 @@ from esm_sae import cli
 from esm_sae.errors import InputError
 from esm_sae.formats.checkpoint import ACTIVATIONS
 from esm_sae.formats.shards import open_shards
+from esm_sae.tracking import TRACKERS, Tracking
 
 if TYPE_CHECKING:
     from esm_sae.sae import TrainResult
@@ -131,6 +132,20 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="keep a checkpoint every N epochs (default: only the final one)",
     )
+    add(
+        "--track",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help=f"show the course of the training in {' or '.join(TRACKERS)}, each of which comes "
+        "with the extra of its name",
+    )
+    add(
+        "--track_dir",
+        type=cli.local_path,
+        metavar="PATH",
+        help="folder of what these write (default: tracking/ beside the outputs)",
+    )
     return parser
 
 
@@ -159,12 +174,14 @@ def _train(arguments: argparse.Namespace) -> str:
     )
     for k in ks:
         replace(options, k=k).check()
+    outputs = _outputs(arguments, ks)
     results = train_saes(
         open_shards(arguments.np_dir),
-        _outputs(arguments, ks),
+        outputs,
         options,
         project=arguments.project,
         similarity_clusters=arguments.similarity_clusters,
+        tracking=_tracking(arguments, outputs),
     )
     done = []
     try:
@@ -185,6 +202,18 @@ def _outputs(arguments: argparse.Namespace, ks: Sequence[int]) -> dict[int, Path
     elif arguments.output and len(ks) == 1:
         return {ks[0]: arguments.output}
     return {k: base / f"L{arguments.latent_dim}_k{k}" for k in ks}
+
+
+def _tracking(arguments: argparse.Namespace, outputs: Mapping[int, Path]) -> Tracking:
+    folders = [folder.absolute() for folder in outputs.values()]
+    directory = (arguments.track_dir or folders[0].parent / "tracking").absolute()
+    for folder in folders:
+        if directory.is_relative_to(folder):
+            raise InputError(
+                f"{directory}: is in the output {folder}, which is swapped in whole; name a folder "
+                "beside it with --track_dir"
+            )
+    return Tracking(arguments.track, directory)
 
 
 def _folder_name(project: str) -> str:

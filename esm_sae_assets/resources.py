@@ -35,6 +35,7 @@ class DataRoot(dg.ConfigurableResource):
     latent_dim: int
     cache: str = ""
     cache_size_gb: float = CACHE_SIZE_GB
+    tracking_dir: str = ""
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
         """Let the step end with its run: whatever makes outputs begins here."""
@@ -182,6 +183,15 @@ class DataRoot(dg.ConfigurableResource):
         """The folder of latents that two autoencoders share."""
         return self.path("latent_matches")
 
+    @property
+    def tracking(self) -> Path:
+        """The folder of what trackers write, always on this machine: it grows by the row."""
+        if self.tracking_dir:
+            return Path(self.tracking_dir).expanduser().absolute()
+        if self.is_local:
+            return Path(self.root, "tracking")
+        return _cache_folder(self.cache) / "tracking" / _place_in_cache(self.root)
+
     def sae(self, k: int, variant: str = "") -> Path:
         """Return the folder of an autoencoder's checkpoints."""
         name = self._sae_name(k)
@@ -219,6 +229,7 @@ def data_root(settings: Settings) -> DataRoot:
         latent_dim=settings.sae.latent_dim,
         cache=settings.cache,
         cache_size_gb=settings.cache_size_gb,
+        tracking_dir=settings.tracking_dir,
     )
 
 
@@ -251,9 +262,16 @@ def _mirror_of(url: str, cache: str, limit: int) -> "Mirror":
     # One a process: it knows what the process uses.
     from esm_sae.remote import Mirror, ObjectStore
 
-    folder = Path(cache).expanduser().resolve() if cache else _user_cache()
+    return Mirror(ObjectStore(url), _cache_folder(cache) / _place_in_cache(url), limit)
+
+
+def _place_in_cache(url: str) -> str:
     scheme, _, place = url.partition("://")
-    return Mirror(ObjectStore(url), folder / _name_of((scheme, *place.split("/"))), limit)
+    return _name_of((scheme, *place.split("/")))
+
+
+def _cache_folder(chosen: str) -> Path:
+    return Path(chosen).expanduser().resolve() if chosen else _user_cache()
 
 
 def _user_cache() -> Path:

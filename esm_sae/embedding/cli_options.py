@@ -27,7 +27,8 @@ def add_encoder_options(parser: argparse.ArgumentParser, *, recorded: bool = Fal
         "--model",
         default=model,
         metavar="NAME",
-        help=f"encoder: {', '.join(encoder_names())} ({default.format(model)})",
+        help=f"encoder: {', '.join(encoder_names())}, or package.module:function of your own "
+        f"({default.format(model)})",
     )
     parser.add_argument(
         "--weights",

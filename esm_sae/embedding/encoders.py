@@ -10,6 +10,7 @@ import numpy as np
 
 from esm_sae import storage
 from esm_sae.embedding.batching import default_batch_tokens, pad
+from esm_sae.embedding.imported import import_builder, is_imported_name
 from esm_sae.embedding.options import EmbeddingOptions
 from esm_sae.embedding.passes import Passes, State
 from esm_sae.embedding.residues import all_residues, spread
@@ -222,9 +223,11 @@ def load_encoder(
 
     Args:
         name: ``esmc_300m``, ``esmc_600m``, ``esmc_demo`` (bundled weights), one of these with
-            ``_untrained`` (seeded random weights, to compare with) or one that was registered.
+            ``_untrained`` (seeded random weights, to compare with), one that was registered, or
+            ``package.module:function``, which is imported.
         weights: path of a ``.pth`` or ``.safetensors`` file; None takes those that belong to
-            the name, from the model hub where they are not part of the package.
+            the name, from the model hub where they are not part of the package. An encoder of
+            somebody's own code may read it as something else.
         device: such as ``"cpu"`` or ``"cuda:0"``; None takes a CUDA device where there is one.
         precision: ``"float32"``, ``"bfloat16"`` (autocast), or ``"auto"``: bfloat16 on a CUDA
             device and float32 elsewhere. bfloat16 on a CPU that does not compute in it is warned
@@ -232,10 +235,10 @@ def load_encoder(
 
     Raises:
         InputError: unknown name, precision or device; weights that are not to be had, or that
-            do not fit the encoder tensor by tensor.
+            do not fit the encoder tensor by tensor; code that cannot be imported, or does not
+            build a ``Backbone``.
     """
-    if name not in _BUILDERS:
-        raise InputError(f"encoder '{name}': expected one of {', '.join(encoder_names())}")
+    build = _builder_of(name)
     if precision not in PRECISIONS:
         raise InputError(f"precision '{precision}': expected one of {', '.join(PRECISIONS)}")
     chosen = _device(device)
@@ -243,7 +246,18 @@ def load_encoder(
         precision = "bfloat16" if chosen.type == "cuda" else "float32"
     elif precision == "bfloat16" and chosen.type == "cpu" and not _cpu_has_bfloat16():
         LOGGER.warning("this CPU has no instructions for bfloat16; float32 is faster on it")
-    return Encoder(name, _BUILDERS[name](weights, chosen), device=chosen, precision=precision)
+    backbone = build(weights, chosen)
+    _require_backbone(backbone, name)
+    return Encoder(name, backbone, device=chosen, precision=precision)
+
+
+def require_encoder(name: str) -> None:
+    """Check that there is an encoder of a name, without loading it.
+
+    Raises:
+        InputError: there is none; or it is code that cannot be imported.
+    """
+    _builder_of(name)
 
 
 def untrained_name(name: str) -> str:
@@ -280,6 +294,39 @@ def register_encoder(name: str, build: Builder) -> None:
 def encoder_names() -> list[str]:
     """Return the names that ``load_encoder`` knows."""
     return list(_BUILDERS)
+
+
+def _builder_of(name: str) -> Builder:
+    if name in _BUILDERS:
+        return _BUILDERS[name]
+    if is_imported_name(name):
+        return import_builder(name)
+    raise InputError(
+        f"encoder '{name}': expected one of {', '.join(encoder_names())}, or one of your own as "
+        "package.module:function"
+    )
+
+
+def _require_backbone(backbone: object, encoder: str) -> None:
+    """Check what a builder gives: one that is registered or imported may be anybody's."""
+    expected = {
+        "width": (int, "a whole number"),
+        "blocks": (int, "a whole number"),
+        "note": (str, "a text"),
+        "weights_sha256": (str, "a text"),
+        "vocabulary": (Vocabulary, "a Vocabulary"),
+    }
+    for name, (kind, described) in expected.items():
+        if not isinstance(getattr(backbone, name, None), kind):
+            raise InputError(
+                f"encoder '{encoder}': what was built for it, a {type(backbone).__name__}, has no "
+                f"{name} that is {described}; correct it (docs/encoders.md)"
+            )
+    if not callable(getattr(backbone, "states", None)):
+        raise InputError(
+            f"encoder '{encoder}': what was built for it, a {type(backbone).__name__}, has no "
+            "method states(); correct it (docs/encoders.md)"
+        )
 
 
 def _require_states(states: object, expected: tuple[int, ...], encoder: str) -> None:

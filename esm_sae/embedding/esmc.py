@@ -109,10 +109,8 @@ def load_esmc(
 
 
 def vocabulary_of(tokenizer: EsmSequenceTokenizer) -> Vocabulary:
-    """Return the token ids of esm's tokenizer as a table: far faster than the tokenizer."""
-    ids = cast(dict[str, int], cast(Any, tokenizer).get_vocab())
-    letters = {token: number for token, number in ids.items() if len(token) == 1}
-    return Vocabulary(letters, bos=ids["<cls>"], eos=ids["<eos>"], pad=ids["<pad>"])
+    """Return the token ids of esm's tokenizer."""
+    return Vocabulary.from_tokenizer(tokenizer)
 
 
 def _precision(device: str) -> torch.dtype:

@@ -1,7 +1,7 @@
 """From residue letters to token ids."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -44,6 +44,31 @@ class Vocabulary:
                 self._id_of[ord(case)] = letters[letter if known else _UNKNOWN]
                 self._is_unknown[ord(case)] = not known
 
+    @classmethod
+    def from_tokenizer(cls, tokenizer: Any) -> Self:
+        """Return the token ids of a tokenizer of ``transformers`` whose tokens are residues.
+
+        BOS and EOS are its own, or the CLS and SEP of tokenizers that call them so. As a table they
+        are found far faster than by the tokenizer.
+
+        Raises:
+            InputError: it has no X, BOS, EOS or PAD.
+        """
+        ids: Mapping[str, int] = tokenizer.get_vocab()
+        letters = {token: number for token, number in ids.items() if len(token) == 1}
+        special = {
+            "BOS": _first(tokenizer.cls_token_id, tokenizer.bos_token_id),
+            "EOS": _first(tokenizer.eos_token_id, tokenizer.sep_token_id),
+            "PAD": tokenizer.pad_token_id,
+            _UNKNOWN: letters.get(_UNKNOWN),
+        }
+        if missing := [name for name, number in special.items() if number is None]:
+            raise InputError(
+                f"{type(tokenizer).__name__}: has no token {missing[0]}; give the ids themselves, "
+                "as Vocabulary(letters, bos=, eos=, pad=)"
+            )
+        return cls(letters, bos=special["BOS"], eos=special["EOS"], pad=special["PAD"])
+
     def encode(self, sequence: str) -> Tokens:
         """Tokenise a sequence, in either case; unknown letters are read as X and counted.
 
@@ -72,3 +97,7 @@ class Vocabulary:
             self.encode(sequence)
         except InputError as error:
             raise InputError(f"{name}: {error}") from None
+
+
+def _first(*numbers: int | None) -> int | None:
+    return next((number for number in numbers if number is not None), None)

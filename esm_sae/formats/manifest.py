@@ -101,6 +101,11 @@ class FolderInTheMaking:
     determinants: dict[str, Any]
     product: Product | None = None
 
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all that determines the output."""
+        return fingerprint_of(self.kind, self.determinants)
+
     def publish(self, summary: dict[str, Any]) -> Product:
         """Describe the files in the work folder and swap it in whole.
 
@@ -112,8 +117,7 @@ class FolderInTheMaking:
             for path in sorted(self.work.rglob("*"))
             if path.is_file()
         }
-        fingerprint = fingerprint_of(self.kind, self.determinants)
-        manifest = Manifest(self.kind, fingerprint, self.determinants, files, summary)
+        manifest = Manifest(self.kind, self.fingerprint, self.determinants, files, summary)
         storage.publish_bytes(self.work / MANIFEST_NAME, encode_manifest(manifest))
         storage.swap_folder(self.work, self.target)
         self.product = Product(self.target, manifest, self.target / MANIFEST_NAME, unchanged=False)

@@ -18,6 +18,7 @@ from esm_sae.sae.reading import Batch, Reader
 from esm_sae.sae.rows import SplitChoice
 from esm_sae.sae.training_data import TrainingData, prepare
 from esm_sae.sae.training_run import TrainingRun, library_versions
+from esm_sae.tracking import Tracking
 
 KIND = "sae_checkpoint"
 
@@ -66,6 +67,7 @@ def train_saes(
     *,
     project: str = "",
     similarity_clusters: storage.PathLike | None = None,
+    tracking: Tracking | None = None,
 ) -> Iterator[TrainResult]:
     """Train an SAE for each k, all on the same batches, and publish their folders.
 
@@ -85,19 +87,23 @@ def train_saes(
         project: name of the group of runs, kept in the files' metadata.
         similarity_clusters: table of the proteins' similarity clusters, ``"bundled"``, or None
             where each protein is its own cluster. Decides which rows are held out.
+        tracking: what shows the trainings while they run; changes nothing of what they make.
 
     Yields:
         Each result as it is done, those that were there before first.
 
     Raises:
-        InputError: the options do not fit the data, a shard is damaged or holds NaN, or no row is
-            left to train on; or, once the others are done, some k could not be trained.
+        InputError: the options do not fit the data, a shard is damaged or holds NaN, no row is
+            left to train on, or a tracker's package is missing; or, once the others are done, some
+            k could not be trained.
     """
     started = time.perf_counter()
     options_of = {k: replace(options, k=k) for k in sorted(outputs)}
     for chosen in options_of.values():
         chosen.check()
     _require_distinct(outputs)
+    tracking = tracking or Tracking()
+    tracking.require()
     split, devices = SplitChoice(similarity_clusters, options.split_seed), Devices.here()
     determinants = {
         "embeddings": shards.fingerprint,
@@ -126,10 +132,14 @@ def train_saes(
             return
         data = prepare(shards, options, split, project, devices)
         runs = [TrainingRun(held[k].making, options_of[k], data) for k in wanted]
+        for run in runs:
+            if run.failure is None:
+                run.trackers = stack.enter_context(tracking.follow(run.tracked()))
         _train_together(runs, data)
         for run in runs:
             product = run.publish()
             held[run.options.k].release()
+            run.trackers.finish(None if product is None else product.manifest.summary)
             if product is not None:
                 seconds = time.perf_counter() - started
                 yield TrainResult(run.options.k, product, seconds, run.samples)

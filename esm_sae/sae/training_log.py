@@ -52,6 +52,11 @@ class TrainingLog:
         """The last row."""
         return self._table.row(-1, named=True)
 
+    @property
+    def rows(self) -> list[dict[str, float]]:
+        """All rows so far."""
+        return self._table.rows(named=True)
+
     def add(self, figures: StepFigures) -> None:
         """Add a step's figures, which may still be on their way from the device."""
         self._pending.append(figures)

@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from esm_sae.sae.training_step import (
     start,
     take_step,
 )
+from esm_sae.tracking import TrackedRun, Trackers
 
 _STEPS_PER_ROW = 50
 _SECONDS_BETWEEN_SAVES = 60.0
@@ -52,6 +53,7 @@ class TrainingRun:
         samples_before: rows trained on before this process, once per epoch.
         samples: rows trained on by this process.
         failure: what ended it early.
+        trackers: what is told of its course.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class TrainingRun:
         self.options = options
         self.samples = 0
         self.failure: InputError | None = None
+        self.trackers = Trackers()
         self._making, self._data = making, data
         self._units = data.units
         self._config = _config(options, data)
@@ -87,6 +90,21 @@ class TrainingRun:
         except InputError as error:
             self.failure = error
         self._saved = time.monotonic()
+
+    def tracked(self) -> TrackedRun:
+        """Return what trackers are told of it before its next step."""
+        config = {**asdict(self.options), **asdict(self._config)}
+        config |= config.pop("training")
+        short = f"L{self.options.latent_dim}_k{self.options.k}"
+        # A replicate's folder says so behind that.
+        folder = self._making.target.name
+        return TrackedRun(
+            name=folder if folder.startswith(short) else short,
+            project=self._data.project,
+            fingerprint=self._making.fingerprint,
+            config=config,
+            rows=self._log.rows,
+        )
 
     def take(self, batch: Batch) -> None:
         """Train on the next batch; what cannot go on is told by ``failure``."""
@@ -182,6 +200,7 @@ class TrainingRun:
             samples=self.samples_before + self.samples,
             **measured,
         )
+        self.trackers.log(self._log.last)
 
     def _save_is_due(self) -> bool:
         return time.monotonic() - self._saved >= _SECONDS_BETWEEN_SAVES

@@ -10,6 +10,7 @@ from esm_sae import sae
 from esm_sae.figures import png_bytes
 from esm_sae.formats.manifest import Product
 from esm_sae.formats.shards import open_shards
+from esm_sae.tracking import Tracking
 from esm_sae_assets import metadata
 from esm_sae_assets.catalogue.column_lineage import lineage_of
 from esm_sae_assets.checks import at_each, specs_of
@@ -91,6 +92,7 @@ def _training_assets(settings: Settings) -> list[dg.AssetsDefinition]:
                 train_options(settings, **config.model_dump()),
                 project=chosen.project,
                 similarity_clusters=settings.similarity_clusters or None,
+                tracking=Tracking(settings.tracking, data.tracking),
             )
             described = (
                 (str(each.k), _trained_result(each, clock, ks, config.seed)) for each in results

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
@@ -9,6 +10,7 @@ from pydantic import Field, field_validator
 from esm_sae import storage
 from esm_sae.embedding.encoders import untrained_name
 from esm_sae.errors import InputError
+from esm_sae.tracking import TRACKERS
 from esm_sae_assets.settings.operation import (
     CatalogueSettings,
     CheckSettings,
@@ -23,7 +25,7 @@ from esm_sae_assets.settings.science import (
     SAESettings,
     SampleSettings,
 )
-from esm_sae_assets.settings.section import Section
+from esm_sae_assets.settings.section import Section, split_list
 
 # More than the 129 GB of the largest profile's shards.
 CACHE_SIZE_GB = 200.0
@@ -56,6 +58,12 @@ class Settings(Section):
     """Seed of all that is drawn at random."""
     split_seed: int = 0
     """Seed of the split into training, validation and test."""
+    tracking: tuple[str, ...] = ()
+    """What shows trainings while they run: ``tensorboard``, ``wandb``, or both; in the environment
+    separated by commas. No output depends on it."""
+    tracking_dir: str = ""
+    """Folder of what these write; empty: ``tracking`` in the data root, where that is on object
+    storage in the folder of the local copies."""
     samples: SampleSettings = SampleSettings()
     embedding: EmbeddingSettings = EmbeddingSettings()
     sae: SAESettings = SAESettings()
@@ -74,6 +82,25 @@ class Settings(Section):
         is_pattern = any(letter in value for letter in "*?[]#")
         if is_readable_only or (is_url and (is_pattern or not urlsplit(value).netloc)):
             raise ValueError("expected a folder, or a URL such as s3://bucket/prefix")
+        return value
+
+    @field_validator("tracking", mode="before")
+    @classmethod
+    def _split_tracking(cls, value: Any) -> Any:
+        return split_list(value)
+
+    @field_validator("tracking")
+    @classmethod
+    def _require_trackers(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := [name for name in value if name not in TRACKERS]:
+            raise ValueError(f"'{unknown[0]}' is none of {', '.join(TRACKERS)}")
+        return value
+
+    @field_validator("tracking_dir")
+    @classmethod
+    def _require_folder(cls, value: str) -> str:
+        if storage.is_url(value):
+            raise ValueError("expected a folder of the machine that trains")
         return value
 
     @property

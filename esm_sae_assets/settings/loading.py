@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from esm_sae.embedding.encoders import encoder_names
+from esm_sae.embedding.encoders import require_encoder
+from esm_sae.embedding.imported import is_imported_name
 from esm_sae.errors import InputError
 from esm_sae.url_secrets import without_secrets
 from esm_sae_assets.settings.deployment import Settings
@@ -51,12 +52,17 @@ def profile_names() -> list[str]:
 
 
 def _require_untrained_encoder(settings: Settings) -> None:
-    if settings.sae.untrained_baseline and settings.untrained_encoder not in encoder_names():
+    if not settings.sae.untrained_baseline:
+        return
+    try:
+        require_encoder(settings.untrained_encoder)
+    except InputError as error:
+        twin = settings.untrained_encoder
+        how, why = ("define", f" ({error})") if is_imported_name(twin) else ("register", "")
         raise InputError(
             f"settings: sae.untrained_baseline = True: encoder '{settings.embedding.encoder}' has "
-            f"no untrained twin; register '{settings.untrained_encoder}', or set "
-            f"{_PREFIX}SAE_UNTRAINED_BASELINE=false"
-        )
+            f"no untrained twin{why}; {how} '{twin}', or set {_PREFIX}SAE_UNTRAINED_BASELINE=false"
+        ) from None
 
 
 def _read_profile(name: str) -> dict[str, Any]:

@@ -46,9 +46,10 @@ class EmbeddingSettings(Section):
     sample: Literal["uniref50_10M_sample", "uniref50_1M_sample"] = SMALL_SAMPLE
     """The sample that is embedded and trained on."""
     encoder: str = "esmc_300m"
-    """Name of the encoder."""
+    """Name of the encoder, or ``package.module:function`` of one of your own."""
     weights: str = ""
-    """Path of the encoder's weights; empty: bundled, or from the hub."""
+    """Path of the encoder's weights; empty: bundled, or from the hub. An encoder of your own may
+    take it as something else, such as the id of a model."""
     layer: int = -1
     """Layer, 0 to the number of blocks; -1 is the last, after the final norm."""
     pooling: Literal["mean", "max", "last", "bos", "residue"] = "mean"

@@ -130,3 +130,23 @@ def _status(settings, instance):
     keys = partitions.get_partition_keys()
     found = instance.get_status_by_partition(CHECKPOINT, keys, partitions)
     return {key: found[key].value if found[key] else None for key in keys}
+
+
+def test_trackers_follow_a_training_beside_its_outputs(settings, train):
+    tracked = build_defs(settings.model_copy(update={"tracking": ("tensorboard",)}))
+    result = dg.materialize(
+        list(tracked.assets),
+        selection=[REPLICATE],
+        partition_key="4",
+        resources=dict(tracked.resources),
+        instance=train.instance,
+    )
+    assert result.success
+    (file,) = settings.root.glob("tracking/tensorboard/*/*/*/*.tfevents.*")
+    assert file.parent.parent.name == "L64_k4_replicate"
+    # Without a tracker the same training has nothing to do.
+    before = (settings.root / "L64_k4_replicate" / "manifest.json").read_bytes()
+    result, made = train(REPLICATE, "4")
+    assert result.success
+    assert "samples_per_second" not in made["4"].metadata
+    assert (settings.root / "L64_k4_replicate" / "manifest.json").read_bytes() == before

@@ -124,6 +124,16 @@ def test_the_bound_comes_from_the_environment():
     assert (data.cache, data.cache_size_gb) == ("/fast/disk", 12.5)
 
 
+def test_trackers_write_to_this_machine_wherever_outputs_are(tmp_path):
+    root = {"ESM_SAE_DATA_ROOT": str(tmp_path)}
+    assert data_root(load_settings(root)).tracking == tmp_path / "tracking"
+    chosen = root | {"ESM_SAE_TRACKING_DIR": "/shared"}
+    assert data_root(load_settings(chosen)).tracking == Path("/shared")
+    remote = {"ESM_SAE_DATA_ROOT": "s3://bucket/prefix", "ESM_SAE_CACHE": str(tmp_path)}
+    expected = tmp_path / "tracking" / "s3" / "bucket" / "prefix"
+    assert data_root(load_settings(remote)).tracking == expected
+
+
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf"])
 def test_a_bound_that_is_no_size_is_refused(value):
     with pytest.raises(InputError, match="cache_size_gb"):

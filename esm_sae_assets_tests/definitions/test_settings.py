@@ -53,6 +53,16 @@ def test_taxa_are_a_list_in_the_environment():
     assert load_settings({}).samples.taxa == ()
 
 
+def test_trackers_are_a_list_in_the_environment_and_are_checked():
+    assert load_settings({}).tracking == ()
+    chosen = load_settings({"ESM_SAE_TRACKING": "tensorboard, wandb"})
+    assert chosen.tracking == ("tensorboard", "wandb")
+    with pytest.raises(InputError, match="'mlflow' is none of tensorboard, wandb"):
+        load_settings({"ESM_SAE_TRACKING": "mlflow"})
+    with pytest.raises(InputError, match="expected a folder of the machine that trains"):
+        load_settings({"ESM_SAE_TRACKING_DIR": "s3://bucket/tracking"})
+
+
 def test_the_residue_profile_is_the_full_one_with_a_row_per_residue():
     residue = load_settings({"ESM_SAE_PROFILE": "uniref50_residue"})
     full = load_settings({"ESM_SAE_PROFILE": "uniref50"})

@@ -130,8 +130,13 @@ WITH = {
     ),
 }
 SECTIONS = ("samples", "embedding", "sae", "clusters", "analysis")
-# Where files lie is no part of an output.
-NOT_READ = {"data_root": "/elsewhere", "cache": "/elsewhere"}
+# Where files lie is no part of an output, nor is what shows its making.
+NOT_READ = {
+    "data_root": "/elsewhere",
+    "cache": "/elsewhere",
+    "tracking": ("wandb",),
+    "tracking_dir": "/elsewhere",
+}
 
 
 def test_every_setting_that_decides_bytes_is_in_the_table():

@@ -130,6 +130,8 @@ def test_a_checkpoint_that_records_nothing_takes_options(
         ({"weights_sha256": "f" * 64}, [], "encoder weights (0000"),
         ({"encoder": "esmc_9b"}, [], "encoder 'esmc_9b': expected one of"),
         ({"encoder": "other"}, ["--model", "toy"], "encoder (toy and other)"),
+        # What a file records is never imported: that module would not even be found.
+        ({"encoder": "no_such_module:Own"}, [], "only run when you name it; if you trust it: --mo"),
     ],
 )
 def test_another_encoder_is_one_line_before_anything_is_embedded(
