@@ -1,12 +1,15 @@
 """A training as a run of Weights & Biases."""
 
+import os
 import shutil
 from pathlib import Path
 
-import wandb
-
 from esm_sae.progress import LOGGER
 from esm_sae.tracking.followed import Row, TrackedRun
+
+# wandb would report its own troubles to its makers. It reads this when it is imported.
+os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+import wandb
 
 _SECONDS_TO_OPEN, _SECONDS_TO_FINISH = 30, 60
 _OFFLINE = ("offline", "dryrun")
