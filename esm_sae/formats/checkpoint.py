@@ -17,6 +17,9 @@ from esm_sae.formats.shards import Provenance
 CONFIG_NAME = "config.json"
 ACTIVATIONS = ("topk", "batchtopk", "jumprelu")
 
+# Among the determinants of a folder whose SAE was trained elsewhere: the hash of its weights.
+IMPORTED = "imported"
+
 _SIZES = ("width", "latent_dim", "k")
 _TYPES: dict[str, Any] = {
     **dict.fromkeys(("encoder", "encoder_note", "weights_sha256", "pooling", "project"), str),
