@@ -344,15 +344,15 @@ def _require_shapes(
             raise InputError(
                 f"{file}: has no tensor {name}; it holds {', '.join(sorted(found)[:6]) or 'none'}"
             )
-    for name, shape in found.items():
-        if name not in shapes:
+    if superfluous := sorted(found.keys() - shapes.keys()):
+        raise InputError(
+            f"{file}: has a tensor {superfluous[0]}, which SAEs of this form have not: it may "
+            "compute something else"
+        )
+    for name, shape in shapes.items():
+        if found.get(name, shape) != shape:
             raise InputError(
-                f"{file}: has a tensor {name}, which SAEs of this form have not: it may compute "
-                "something else"
-            )
-        if shape != shapes[name]:
-            raise InputError(
-                f"{file}: {name} has shape {shape}, by {CONFIG_NAME} it is {shapes[name]}"
+                f"{file}: {name} has shape {found[name]}, by {CONFIG_NAME} it is {shape}"
             )
 
 

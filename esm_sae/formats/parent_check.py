@@ -81,8 +81,8 @@ def require_parent(sae: Reconstructing, rows: Rows, where: storage.PathLike) -> 
         beside = "nothing is" if reported is None else f"{reported:.4g} was"
         warnings.warn(
             f"{where}: the SAE leaves a fraction of {fvu:.4g} of the variance of {count:,} of its "
-            f"rows unexplained (FVU), where {beside} reported of its training; are these the "
-            "encoder and layer that the SAE was trained on? One of the two does not tell its own",
+            f"rows unexplained (FVU), where {beside} reported of its training; are these of the "
+            "encoder and layer that it was trained on? One of the two does not record its own",
             stacklevel=2,
         )
 
