@@ -72,6 +72,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--tied", action="store_true", help="keep the encoder the decoder's transpose")
     add("--normalize", action="store_true", help="z-score each row")
     add(
+        "--normalize_ddof",
+        type=int,
+        choices=[0, 1],
+        default=0,
+        help="what the deviation of that is short of D in its divisor; 1 as in Biohub's SAEs "
+        "(default: 0)",
+    )
+    add(
         "--aux_k",
         type=int,
         metavar="K",
@@ -163,6 +171,7 @@ def _train(arguments: argparse.Namespace) -> str:
         aux_alpha=arguments.aux_alpha,
         tied=arguments.tied,
         normalize=arguments.normalize,
+        normalize_ddof=arguments.normalize_ddof,
         latent_bias=not arguments.no_latent_bias,
         activation=arguments.activation,
         prefixes=tuple(arguments.prefixes),

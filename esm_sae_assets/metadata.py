@@ -4,13 +4,14 @@ import contextlib
 import resource
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from esm_sae.errors import InputError
+from esm_sae.errors import InputError, one_line
 from esm_sae.formats.manifest import Product
 from esm_sae_assets.catalogue.shown_values import Metadata, in_order, page, plot
 from esm_sae_assets.catalogue.table_schemas import other_schemas, table_schema
@@ -45,9 +46,12 @@ class Clock:
 
 @contextlib.contextmanager
 def materializing(data: DataRoot) -> Iterator[Clock]:
-    """Time a step, and fail it in one clear line where its input cannot be used."""
+    """Time a step, and fail it in one clear line where its input cannot be used.
+
+    What the library warns of is in the log of the run, too.
+    """
     try:
-        with data.step():
+        with data.step(), _warnings_in_log():
             yield Clock(data)
     except InputError as error:
         raise dg.Failure(description=str(error), allow_retries=False) from None
@@ -55,6 +59,21 @@ def materializing(data: DataRoot) -> Iterator[Clock]:
         what = error.strerror or str(error)
         named = f"{error.filename}: {what}" if error.filename else what
         raise dg.Failure(description=named) from error
+
+
+@contextlib.contextmanager
+def _warnings_in_log() -> Iterator[None]:
+    with warnings.catch_warnings():
+        shown = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
+            # Libraries' go by their categories.
+            if category is UserWarning:
+                dg.get_dagster_logger("esm_sae").warning(one_line(str(message)))
+            shown(message, category, *where)
+
+        warnings.showwarning = show
+        yield
 
 
 def result(

@@ -49,7 +49,7 @@ def _figures(data: DataRoot, k: int) -> list[str]:
         f"{metrics['random_dictionary_fvu']:.4f}",
         "-" if metrics["untrained_fvu"] is None else f"{metrics['untrained_fvu']:.4f}",
         f"{metrics['l0_mean']:.1f}",
-        f"{metrics['dead_share']:.1%}",
+        "-" if metrics["dead_share"] is None else f"{metrics['dead_share']:.1%}",
     ]
 
 

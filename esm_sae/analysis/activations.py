@@ -21,8 +21,8 @@ from esm_sae.analysis.entries import (
 from esm_sae.analysis.pairs import ROW_GROUP, PairSorter
 from esm_sae.analysis.residues import sequences_of
 from esm_sae.formats.analysis_tables import BY_ROW, LATENTS, PROTEINS, SEQUENCES
-from esm_sae.formats.checkpoint import require_same_embeddings
 from esm_sae.formats.manifest import Product, identity_of, produce_folder
+from esm_sae.formats.parent_check import require_parent
 from esm_sae.progress import progress
 
 HISTOGRAM_BINS = 20
@@ -71,7 +71,7 @@ def compute_activations(
             of the proteins or has it with another length.
     """
     where = os.fspath(getattr(shards, "directory", "embeddings"))
-    require_same_embeddings(sae.config, shards.provenance, shards.width, where)
+    require_parent(sae, shards, where)
     wanted = fasta if shards.provenance.pooling == "residue" else None
     determinants = identity_of_encoding(sae, shards) | {
         "batch_rows": batch_rows,

@@ -65,6 +65,10 @@ class ClusterRows:
         """One row per matrix row: sequence_id, header, taxon, taxid, length, position."""
         return self.table.lazy()
 
+    def rows_at(self, indices: np.ndarray) -> np.ndarray:
+        """Return the rows of these numbers, (n, D) float32."""
+        return np.asarray(self.matrix[indices], dtype=np.float32)
+
     def batches(self, size: int) -> Iterator[tuple[int, np.ndarray]]:
         """Yield ``(first row, (n, D) float32)`` in row order."""
         for start in range(0, self.rows, size):

@@ -31,6 +31,10 @@ class SparseEncoder(Protocol):
         """
         ...
 
+    def reconstruct(self, rows: np.ndarray, /) -> np.ndarray:
+        """Return the reconstruction of (N, D) rows in their own units, (N, D) float32."""
+        ...
+
 
 class EmbeddingRows(Protocol):
     """Embedding rows in order, with what each row is; ``EmbeddingShards`` is one."""
@@ -62,6 +66,10 @@ class EmbeddingRows(Protocol):
 
     def batches(self, size: int) -> Iterator[tuple[int, np.ndarray]]:
         """Yield ``(first row, (n, D) float32)`` in row order."""
+        ...
+
+    def rows_at(self, indices: np.ndarray, /) -> np.ndarray:
+        """Return the rows of these numbers, (n, D) float32."""
         ...
 
 

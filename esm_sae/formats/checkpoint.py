@@ -1,5 +1,6 @@
 """SAE checkpoints: a NumPy-saved dictionary of weights and what is known of them."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -15,6 +16,21 @@ from esm_sae.formats.shards import Provenance
 
 CONFIG_NAME = "config.json"
 ACTIVATIONS = ("topk", "batchtopk", "jumprelu")
+
+# Among the determinants of a folder whose SAE was trained elsewhere: the hash of its weights.
+IMPORTED = "imported"
+
+_SIZES = ("width", "latent_dim", "k")
+_TYPES: dict[str, Any] = {
+    **dict.fromkeys(("encoder", "encoder_note", "weights_sha256", "pooling", "project"), str),
+    **dict.fromkeys(("data_fingerprint", "activation", "final_checkpoint"), str),
+    **dict.fromkeys(("normalize", "tied", "latent_bias"), bool),
+    **dict.fromkeys(("layer", "seed", "epochs"), int | None),
+    **dict.fromkeys(("training", "versions"), dict),
+    "normalize_ddof": int,
+    "normalize_epsilon": int | float,
+    "fvu": int | float | None,
+}
 
 _K_IN_FOLDER = re.compile(r"(?:^|_)k(\d+)(?:_|$)")
 _EPOCH = re.compile(r"^checkpoint_epoch_(\d+)\.npy$")
@@ -174,6 +190,9 @@ def write_checkpoint(
             "activation": config.activation,
             "tied": config.tied,
             "normalize": config.normalize,
+            "normalize_ddof": config.normalize_ddof,
+            "normalize_epsilon": config.normalize_epsilon,
+            "fvu": config.fvu,
             "project": config.project,
         }
     with storage.publish(path) as temporary, temporary.open("wb") as file:
@@ -194,18 +213,22 @@ def read_config(folder: Path) -> SAEConfig | None:
     path = folder / CONFIG_NAME
     if not path.is_file():
         return None
-    content = storage.read_json(path)
-    known = {entry.name for entry in fields(SAEConfig)}
-    sizes = ("width", "latent_dim", "k")
-    texts = ("encoder", "weights_sha256", "pooling", "final_checkpoint")
+    config = parse_config(storage.read_json(path))
+    if config is None:
+        raise InputError(f"{path}: not the config of a training; remove it to use the file alone")
+    return config
+
+
+def parse_config(content: Any) -> SAEConfig | None:
+    """Return the config that JSON holds, as ``write_config`` writes it; None where it is none."""
     if (
         not isinstance(content, dict)
-        or not set(content) <= known
-        or not all(type(content.get(size)) is int for size in sizes)
-        or not all(isinstance(content.get(text, ""), str) for text in texts)
+        or not set(content) <= {entry.name for entry in fields(SAEConfig)}
+        or not all(type(content.get(size)) is int for size in _SIZES)
+        or not all(isinstance(content[name], _TYPES[name]) for name in _TYPES.keys() & content)
         or "/" in content.get("final_checkpoint", "")
     ):
-        raise InputError(f"{path}: not the config of a training; remove it to use the file alone")
+        return None
     return SAEConfig(**content)
 
 
@@ -344,8 +367,11 @@ def _config_of(
         *shape,
         k=_k_of(file, inside, k),
         normalize=bool(normalize),
+        normalize_ddof=int(_number_of(file, inside, "normalize_ddof", 0)),
+        normalize_epsilon=_number_of(file, inside, "normalize_epsilon", 1e-5),
         tied="tied" in inside and _flag_of(file, inside, "tied"),
         activation=str(inside.get("activation", "topk")),
+        fvu=None if inside.get("fvu") is None else _number_of(file, inside, "fvu", 0),
     )
     return config, unknown
 
@@ -357,6 +383,16 @@ def _flag_of(file: Path, inside: Mapping[str, Any], name: str) -> bool:
         raise InputError(
             f"{file}: its config has a {name} that is neither true nor false"
         ) from None
+
+
+def _number_of(file: Path, inside: Mapping[str, Any], name: str, default: float) -> float:
+    try:
+        number = float(cast(Any, inside.get(name, default)))
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise InputError(f"{file}: its config has a {name} that is no number")
+    return number
 
 
 def _k_of(file: Path, inside: Mapping[str, Any], k: int | None) -> int:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from esm_sae.sae.baselines import random_dictionaries
     from esm_sae.sae.comparison import compare_saes
     from esm_sae.sae.evaluation import evaluate_sae
+    from esm_sae.sae.importing import import_sae
     from esm_sae.sae.inference import SAE, load_checkpoint
     from esm_sae.sae.options import TrainOptions
     from esm_sae.sae.trainer import TrainResult, train_sae, train_saes
@@ -21,6 +22,7 @@ __all__ = [
     "TrainResult",
     "compare_saes",
     "evaluate_sae",
+    "import_sae",
     "load_checkpoint",
     "random_dictionaries",
     "train_sae",
@@ -37,6 +39,7 @@ _MODULE_OF = {
     "TrainResult": "trainer",
     "compare_saes": "comparison",
     "evaluate_sae": "evaluation",
+    "import_sae": "importing",
     "load_checkpoint": "inference",
     "random_dictionaries": "baselines",
     "train_sae": "trainer",

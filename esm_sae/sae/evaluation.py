@@ -12,6 +12,7 @@ import polars as pl
 from esm_sae import storage
 from esm_sae.errors import InputError
 from esm_sae.figures import png_bytes
+from esm_sae.formats.biohub import is_biohub
 from esm_sae.formats.checkpoint import read_config
 from esm_sae.formats.manifest import Product, identity_of, produce_folder, read_manifest
 from esm_sae.formats.shards import EmbeddingShards
@@ -276,7 +277,7 @@ def _counterpart(
 
 def _identity(path: Path, sae: SAE) -> Any:
     """Return what determines an SAE: its training folder's content, or weights and config."""
-    if path.is_dir() and read_config(path) is not None:
+    if path.is_dir() and not is_biohub(path) and read_config(path) is not None:
         return identity_of(path)
     return {"weights": sae.fingerprint, "config": asdict(sae.config)}
 

@@ -13,11 +13,8 @@ from jax import lax
 
 from esm_sae import storage
 from esm_sae.errors import InputError
-from esm_sae.formats.checkpoint import (
-    Checkpoint,
-    ZScore,
-    require_same_embeddings,
-)
+from esm_sae.formats.checkpoint import Checkpoint, ZScore
+from esm_sae.formats.parent_check import require_parent
 from esm_sae.formats.sae_files import read_sae
 from esm_sae.formats.shards import EmbeddingShards
 from esm_sae.sae.model import (
@@ -148,12 +145,12 @@ class SAE:
         return *self._joined(found), again
 
     def require_fit(self, shards: EmbeddingShards) -> None:
-        """Check that shards hold what the SAE was trained on; what a side doesn't know passes.
+        """Check that shards hold what the SAE was trained on, as ``parent_check`` does.
 
         Raises:
             InputError: width, encoder, its weights, layer or pooling differ.
         """
-        require_same_embeddings(self.config, shards.provenance, shards.width, shards.directory)
+        require_parent(self, shards, shards.directory)
 
     @property
     def _form(self) -> _Form:

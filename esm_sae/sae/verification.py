@@ -10,7 +10,7 @@ import polars as pl
 
 from esm_sae import storage
 from esm_sae.errors import InputError
-from esm_sae.formats.checkpoint import read_checkpoint
+from esm_sae.formats.checkpoint import IMPORTED, read_checkpoint
 from esm_sae.formats.manifest import Product, read_manifest
 from esm_sae.formats.verification import (
     AGAIN,
@@ -59,17 +59,18 @@ class SoundWeights(NamedTuple):
         decoder_norm_max: greatest.
         train_fvu: FVU on the training rows at the end.
         validation_fvu: that on validation rows.
-        dead_share: share of the latents that did not fire in the last pass.
+        dead_share: share of the latents that did not fire in the last pass. This and the figures
+            before are None where an imported SAE does not tell them.
     """
 
     width: int
     latent_dim: int
-    epochs: int
+    epochs: int | None
     decoder_norm_min: float
     decoder_norm_max: float
     train_fvu: float | None
     validation_fvu: float | None
-    dead_share: float
+    dead_share: float | None
 
 
 class SoundMetrics(NamedTuple):
@@ -106,8 +107,10 @@ class SoundComparison(NamedTuple):
 def verify_checkpoint(trained: Product) -> SoundWeights:
     """Check the weights of a training: shapes, finite numbers, decoder rows of unit norm.
 
+    Those of an imported SAE may have any norm, and there is no record of its training.
+
     Args:
-        trained: as ``train_saes`` made it.
+        trained: as ``train_saes`` or ``import_sae`` made it.
 
     Raises:
         InputError: they do not pass, or differ from what the manifest says.
@@ -116,8 +119,9 @@ def verify_checkpoint(trained: Product) -> SoundWeights:
     summary = trained.manifest.summary
     checkpoint = read_checkpoint(trained.path)
     config, norms = checkpoint.config, np.linalg.norm(checkpoint.decoder, axis=1)
+    imported = IMPORTED in trained.manifest.determinants
     off = np.flatnonzero(np.abs(norms - 1) > _NORM_SLACK)
-    if len(off):
+    if len(off) and not imported:
         raise InputError(
             f"{checkpoint.path}: the decoder rows of {len(off):,} of {len(norms):,} latents are "
             f"not of unit norm, such as latent {off[0]} ({norms[off[0]]:.4g}); train again"
@@ -126,7 +130,8 @@ def verify_checkpoint(trained: Product) -> SoundWeights:
         trained.path,
         {name: (getattr(config, name), summary[name]) for name in _RECORDED},
     )
-    _require_record(trained.path / _TRAINING_FILE, config.epochs)
+    if not imported:
+        _require_record(trained.path / _TRAINING_FILE, config.epochs)
     return SoundWeights(
         config.width,
         config.latent_dim,

@@ -26,6 +26,8 @@ GROUP = "sae"
 
 _REPLICATE, _UNTRAINED = "replicate", "untrained"
 
+_Decorator = Callable[[Callable[..., Any]], dg.AssetsDefinition]
+
 _PLOTTED = ("fvu", "l0_mean", "dead_share")
 _COMPARED = (
     *("k", *_PLOTTED, "unfired_share"),
@@ -40,14 +42,15 @@ def sae_assets(settings: Settings) -> list[dg.AssetsDefinition]:
 
 def _training_assets(settings: Settings) -> list[dg.AssetsDefinition]:
     chosen = settings.sae
-    trained = chosen.model_dump(exclude={"ks", "replicate", "untrained_baseline"})
+    trained = chosen.model_dump(exclude={"ks", "replicate", "untrained_baseline", "imported"})
     held_out = (
         settings.similarity_clusters,
         state_of(settings.similarity_clusters),
         settings.split_seed,
     )
 
-    def trained_on(name: str, rows: str) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
+    def trained_on(name: str, rows: str, *read: Any) -> _Decorator:
+        """Return the decorator of an asset of every k, ``read`` of the settings in its version."""
         return dg.asset(
             name=name,
             check_specs=specs_of(name, look_at.TRAINED),
@@ -60,8 +63,11 @@ def _training_assets(settings: Settings) -> list[dg.AssetsDefinition]:
             deps=[rows],
             pool=GPU_POOL,
             op_tags=gpu_op_tags(settings),
-            code_version=code_version(2, trained, held_out, settings.seed),
+            code_version=code_version(2, *(read or (trained, held_out, settings.seed))),
         )
+
+    if chosen.imported:
+        return [_imported_checkpoint(settings, trained_on)]
 
     class TrainConfig(dg.Config):
         num_epochs: int = chosen.num_epochs
@@ -139,6 +145,44 @@ def _training_assets(settings: Settings) -> list[dg.AssetsDefinition]:
         *([sae_replicate] if chosen.replicate else []),
         *([sae_untrained] if chosen.untrained_baseline else []),
     ]
+
+
+def _imported_checkpoint(
+    settings: Settings,
+    made_from: Callable[..., _Decorator],
+) -> dg.AssetsDefinition:
+    chosen = settings.sae
+
+    @made_from(
+        "sae_checkpoint",
+        "embedding_manifest",
+        *(chosen.imported, state_of(chosen.imported), chosen.latent_dim),
+    )
+    def sae_checkpoint(
+        context: dg.AssetExecutionContext, data: DataRoot
+    ) -> Iterator[PartitionEvent]:
+        """A sparse autoencoder with at most k latents firing on a row, trained elsewhere.
+
+        The folder holds the weights as they came, and what is known of their training.
+        """
+        with metadata.materializing(data) as clock:
+            k = int(context.partition_key)
+            product = sae.import_sae(
+                chosen.imported,
+                data.sae(k),
+                open_shards(data.shards),
+                k=k,
+                latent_dim=chosen.latent_dim,
+            )
+            result = metadata.result(product, clock, imported_from=chosen.imported)
+            folders = at_each(chosen.ks, data.sae)
+            yield from record_each(
+                context,
+                [(context.partition_key, result)],
+                lambda: look_at.training_checks(folders, settings.checks),
+            )
+
+    return sae_checkpoint
 
 
 def _measuring_assets(settings: Settings) -> list[dg.AssetsDefinition]:
@@ -242,6 +286,7 @@ def train_options(
         precision=chosen.precision,
         tied=chosen.tied,
         normalize=chosen.normalize,
+        normalize_ddof=chosen.normalize_ddof,
         checkpoint_every=chosen.checkpoint_every,
         seed=seed,
         split_seed=settings.split_seed,

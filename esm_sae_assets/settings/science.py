@@ -110,6 +110,8 @@ class SAESettings(Section):
     """Whether the encoder stays the decoder's transpose."""
     normalize: bool = False
     """Whether each row is z-scored before it is encoded."""
+    normalize_ddof: Literal[0, 1] = 0
+    """What the deviation of that is short of D in its divisor; 1 as in Biohub's SAEs."""
     checkpoint_every: int = Field(default=0, ge=0)
     """Epochs between the checkpoints kept beside the final one; 0: only the final one."""
     project: str = ""
@@ -118,6 +120,8 @@ class SAESettings(Section):
     """Whether each autoencoder is trained once more, with another seed."""
     untrained_baseline: bool = False
     """Whether autoencoders of the untrained encoder's rows are trained to compare with."""
+    imported: str = ""
+    """Path of an autoencoder, of any form that is read, to take in place of training one."""
 
     @field_validator("ks", "prefixes", mode="before")
     @classmethod
@@ -130,6 +134,18 @@ class SAESettings(Section):
         if not value or len(set(value)) < len(value) or min(value) < 1:
             raise ValueError("expected distinct positive numbers, such as 16,32,64")
         return value
+
+    @model_validator(mode="after")
+    def _require_what_can_be_imported(self) -> Self:
+        if self.imported and storage.is_url(self.imported):
+            raise ValueError("imported is a URL; download it and give its path")
+        if self.imported and (len(self.ks) > 1 or self.replicate or self.untrained_baseline):
+            raise ValueError(
+                "an imported autoencoder has one k and no training that could be repeated; set "
+                "ESM_SAE_SAE_KS to its k, ESM_SAE_SAE_REPLICATE=false and "
+                "ESM_SAE_SAE_UNTRAINED_BASELINE=false"
+            )
+        return self
 
 
 class ClusterSettings(Section):

@@ -227,3 +227,20 @@ def test_code_version_changes_with_the_algorithm_and_with_each_setting():
     versions = {code_version(1, one.sae), code_version(2, one.sae), code_version(1, other.sae)}
     assert len(versions) == 3
     assert code_version(1, one.sae) == code_version(1, load_settings({}).sae)
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [{"ks": [4, 8]}, {"replicate": True}, {"untrained_baseline": True}],
+    ids=str,
+)
+def test_what_needs_a_training_is_refused_beside_an_imported_sae(chosen):
+    fitting = {"imported": "sae", "ks": [8], "replicate": False, "untrained_baseline": False}
+    assert load_settings({}, sae=fitting).sae.imported == "sae"
+    with pytest.raises(InputError, match="no training that could be repeated; set ESM_SAE_SAE_KS"):
+        load_settings({}, sae=fitting | chosen)
+
+
+def test_an_imported_sae_is_at_a_path():
+    with pytest.raises(InputError, match="imported is a URL"):
+        load_settings({"ESM_SAE_SAE_IMPORTED": "https://example.org/layer_3.safetensors"})

@@ -35,6 +35,10 @@ class PlainRows:
         """One row per matrix row."""
         return self.table.lazy()
 
+    def rows_at(self, indices: np.ndarray, /) -> np.ndarray:
+        """Return the rows of these numbers."""
+        return self.matrix[indices]
+
     def batches(self, size: int) -> Iterator[tuple[int, np.ndarray]]:
         """Yield ``(first row, (n, D) float32)`` in row order."""
         for start in range(0, self.rows, size):

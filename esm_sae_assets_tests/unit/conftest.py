@@ -33,6 +33,9 @@ class FakeSAE:
         latents = np.argsort(-dense, axis=1, kind="stable")[:, : self.config.k]
         return np.take_along_axis(dense, latents, axis=1), latents
 
+    def reconstruct(self, rows: np.ndarray, /) -> np.ndarray:
+        return rows
+
     def dense(self, x: np.ndarray) -> np.ndarray:
         """Return (N, L) activations of TopK, one row at a time as the layer will have it."""
         out = np.zeros((len(x), self.config.latent_dim), dtype=np.float32)

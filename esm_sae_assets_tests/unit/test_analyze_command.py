@@ -36,6 +36,8 @@ def _write_sae(folder: Path, *, width: int = 8, config: dict[str, Any] | None = 
     return path
 
 
+# The weights are random.
+@pytest.mark.filterwarnings("ignore:.*rows unexplained:UserWarning")
 @pytest.mark.parametrize("pooling", ["mean", "residue"])
 def test_tables_heatmap_mapping_and_report_from_files_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], write_clusters: Any, pooling: str

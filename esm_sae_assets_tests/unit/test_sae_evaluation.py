@@ -87,6 +87,8 @@ def foreign(folder, weights):
 def unknown_training():
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "(?s).*does not tell")
+        # The weights are random.
+        warnings.filterwarnings("ignore", ".*rows unexplained")
         yield
 
 

@@ -60,9 +60,11 @@ def test_every_option_reaches_the_training(bare, tmp_path, capsys):
         output=output,
     )
     line += ["--tied", "--normalize", "--no_latent_bias", "--precision", "bfloat16", "--quiet"]
+    line += ["--normalize_ddof", "1"]
     assert main(line) == 0
     config = json.loads((output / "config.json").read_text())
     assert (config["k"], config["tied"], config["normalize"], config["seed"]) == (3, True, True, 4)
+    assert config["normalize_ddof"] == 1
     training = config["training"]
     assert (training["batch_size"], training["learning_rate"]) == (30, 0.01)
     assert (training["aux_k"], training["aux_alpha"], config["epochs"]) == (5, 0.5, 2)

@@ -1,7 +1,7 @@
 """The rows that no training saw, and the activations of several SAEs on them."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -14,14 +14,6 @@ from esm_sae.progress import progress
 from esm_sae.split import read_similarity_clusters, splits_of
 
 _INDEX_ROWS = 1 << 20
-
-
-class SelectableRows(EmbeddingRows, Protocol):
-    """Embedding rows of which some can be read by their numbers; ``EmbeddingShards`` are."""
-
-    def rows_at(self, indices: np.ndarray) -> np.ndarray:
-        """Return the rows of these numbers, (n, D) float32."""
-        ...
 
 
 def held_out_rows(
@@ -65,7 +57,7 @@ def held_out_rows(
 
 
 def encode_columns(
-    saes: Sequence[SparseEncoder], rows: SelectableRows, numbers: np.ndarray
+    saes: Sequence[SparseEncoder], rows: EmbeddingRows, numbers: np.ndarray
 ) -> list[LatentColumns]:
     """Encode rows by several SAEs, reading them once.
 

@@ -8,12 +8,11 @@ from typing import Any
 import polars as pl
 
 from esm_sae import storage
-from esm_sae.analysis.encoder import identity_of_encoding
+from esm_sae.analysis.encoder import EmbeddingRows, identity_of_encoding
 from esm_sae.analysis.held_out import require_held_out
 from esm_sae.analysis.latents.correlation import LatentColumns
 from esm_sae.analysis.latents.directions import DecodingSAE, directions_of, live_latents
 from esm_sae.analysis.latents.held_out_rows import (
-    SelectableRows,
     encode_columns,
     held_out_rows,
 )
@@ -47,7 +46,7 @@ _ALGORITHM = "latent-matches-1"
 def match_latents(
     saes: Mapping[int, DecodingSAE],
     replicates: Mapping[int, DecodingSAE],
-    rows: SelectableRows,
+    rows: EmbeddingRows,
     output_folder: storage.PathLike,
     *,
     similarity_clusters: storage.PathLike | None = None,
