@@ -128,7 +128,7 @@ def _fetch(wanted: HubPath, file: str) -> Path:
         raise _NoSuchFileError(f"{wanted}: the repository has no {file}; name another") from None
     except (OSError, ValueError) as error:
         reason = _not_cached(wanted, file, error)
-    raise InputError(f"{wanted}: {reason}") from None
+    raise InputError(f"{wanted}: {reason}")
 
 
 def _not_cached(wanted: HubPath, file: str, error: Exception) -> str:

@@ -1,0 +1,6 @@
+"""Sharing an SAE: a folder for a model hub, with a model card that tells where it comes from."""
+
+from esm_sae.sharing.lineage import manifests_at
+from esm_sae.sharing.release import share_sae
+
+__all__ = ["manifests_at", "share_sae"]
