@@ -21,7 +21,8 @@ def _parser() -> argparse.ArgumentParser:
         "Write an SAE as a folder that is ready for a model hub: its weights as safetensors, what "
         "is known of them as JSON, and a model card that tells where they come from.",
         "python -m esm_sae.share --checkpoint data/L1024_k32 --metrics data/L1024_k32/metrics "
-        "--made_from data/embeddings3 data/uniref50_1M_sample.fasta --output data/release/L1024_k32",
+        "--made_from data/embeddings3 data/uniref50_1M_sample.fasta "
+        "--output data/release/L1024_k32",
     )
     cli.add_checkpoint_options(parser)
     parser.add_argument(

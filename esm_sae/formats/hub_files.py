@@ -106,7 +106,7 @@ def _pinned(wanted: HubPath, fetched: Path, file: str) -> HubPath:
 def _fetch(wanted: HubPath, file: str) -> Path:
     """Return the local path of a file of a repository, in the cache's folder of its commit."""
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.utils import (
+    from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
         LocalEntryNotFoundError,

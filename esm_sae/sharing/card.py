@@ -3,10 +3,13 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
+from esm_sae import storage
 from esm_sae.data import provenance
 from esm_sae.formats.checkpoint import Checkpoint, SAEConfig
+from esm_sae.formats.shared_sae import CARD_NAME
 from esm_sae.sharing.lineage import Lineage
 from esm_sae.sharing.markdown import Verbatim, render
 from esm_sae.split import identity_of_clusters
@@ -90,6 +93,12 @@ def model_card(known: Known) -> str:
     )
 
 
+def card_text(folder: Path) -> str:
+    """Return the card in a folder as Markdown, without what only the hub reads."""
+    text = storage.read_bytes(folder / CARD_NAME).decode()
+    return text.removeprefix("---\n").partition("\n---\n")[2].lstrip()
+
+
 class _Known(dict[str, Any]):
     """A mapping of which a template may ask for anything: what is not there is None."""
 
@@ -155,8 +164,8 @@ def _limits(known: Known, options: Mapping[str, Any]) -> Iterator[str]:
     drawn = options.get("residues_per_protein")
     if drawn is not None and config.pooling == "residue":
         yield (
-            f"At most {drawn:,} residues of each protein were trained on, drawn at random. Residues "
-            "of one protein are alike, so the rows count for fewer than they are."
+            f"At most {drawn:,} residues of each protein were drawn at random. Residues of one "
+            "protein are alike, so the rows count for fewer than they are."
         )
     rows = known.training.get("training_rows")
     if rows is not None:
@@ -172,9 +181,10 @@ def _limits(known: Known, options: Mapping[str, Any]) -> Iterator[str]:
             "been trained on, and figures on test rows are too good by an unknown amount."
         )
     yield from _measured_limits(known)
+    seed = "unknown" if config.seed is None else config.seed
     yield (
-        f"One training with one seed ({'unknown' if config.seed is None else config.seed}). Another "
-        "seed gives other latents; which of these would be found again is not told here."
+        f"One training with one seed ({seed}). Another seed gives other latents; which of these "
+        "would be found again is not told here."
     )
     yield "Not for diagnosis, treatment or any other clinical use, and not tested for any."
 

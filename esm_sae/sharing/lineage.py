@@ -1,7 +1,7 @@
 """What an SAE was made from: manifests that name each other by the hashes of their files."""
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
@@ -94,10 +94,10 @@ def trace(config: SAEConfig, manifests: Sequence[Manifest]) -> Lineage:
         shard = _take(left, lambda each: each.fingerprint in of_shards)
     sha256 = None if shard is None else _text(shard.determinants.get("source"))
     samples = []
-    while sample := _take(left, lambda each: each.kind == "sample" and _has(each, sha256)):
+    while sample := _take_file(left, sha256, "sample"):
         samples.append(sample)
         sha256 = _text(sample.determinants.get("source"))
-    source = _take(left, lambda each: each.kind in ("source", "download") and _has(each, sha256))
+    source = _take_file(left, sha256, "source", "download")
     for each in left:
         warnings.warn(
             f"the manifest of a {each.kind} (fingerprint {each.fingerprint[:12]}) is not of "
@@ -107,7 +107,11 @@ def trace(config: SAEConfig, manifests: Sequence[Manifest]) -> Lineage:
     return Lineage(embeddings, shard, tuple(samples), source, sha256)
 
 
-def _take(left: list[Manifest], fits: Any) -> Manifest | None:
+def _take_file(left: list[Manifest], sha256: str | None, *kinds: str) -> Manifest | None:
+    return _take(left, lambda each: each.kind in kinds and _has(each, sha256))
+
+
+def _take(left: list[Manifest], fits: Callable[[Manifest], bool]) -> Manifest | None:
     found = next((each for each in left if fits(each)), None)
     if found is not None:
         left.remove(found)

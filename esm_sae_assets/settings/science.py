@@ -110,6 +110,8 @@ class SAESettings(Section):
     """Whether each autoencoder is trained once more, with another seed."""
     untrained_baseline: bool = False
     """Whether autoencoders of the untrained encoder's rows are trained to compare with."""
+    license: str = ""
+    """Licence that the cards of shared autoencoders state, such as cc-by-4.0; empty: none."""
 
     @field_validator("ks", mode="before")
     @classmethod

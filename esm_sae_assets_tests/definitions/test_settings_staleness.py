@@ -89,6 +89,7 @@ READ_BY = {
     "sae.normalize": (True, TRAINED),
     "sae.checkpoint_every": (9, TRAINED),
     "sae.project": ("trials", TRAINED),
+    "sae.license": ("cc-by-4.0", {"sae_release"}),
     "sae.replicate": (
         False,
         {"sae_replicate", "latent_matches", "feature_summary", "feature_report"},
