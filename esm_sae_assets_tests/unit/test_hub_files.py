@@ -106,7 +106,7 @@ def test_a_damaged_download_is_named(cache, shared):
     snapshot = put(cache, shared)
     blob = (snapshot / "sae.safetensors").resolve()
     blob.write_bytes(blob.read_bytes()[:-1] + b"\1")
-    with pytest.raises(InputError, match="sae.safetensors: is not the file that was shared"):
+    with pytest.raises(InputError, match=r"sae\.safetensors: is not the file that was shared"):
         load_checkpoint("hf://org/name")
 
 

@@ -256,8 +256,7 @@ def test_any_config_is_read_or_refused(tmp_path_factory, change):
         return
     try:
         found = read_shared_sae(folder).config
-    except InputError as error:
-        assert str(error).startswith(str(folder))
+    except InputError:
         return
     assert (found.width, found.latent_dim) == (D, L)
     assert 1 <= found.k <= L
