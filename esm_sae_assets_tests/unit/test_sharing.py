@@ -293,9 +293,7 @@ def test_metrics_of_another_sae_are_refused(run, tmp_path):
     other = shutil.copytree(run["checkpoint"], tmp_path / "other")
     path = other / "config.json"
     path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
-    with pytest.raises(
-        InputError, match=r"config\.json: is not what the training wrote"
-    ):
+    with pytest.raises(InputError, match=r"config\.json: is not what the training wrote"):
         share_sae(other, tmp_path / "out", metrics=run["metrics"])
     foreign = tmp_path / "L16_k4" / "w.npy"
     foreign.parent.mkdir()
