@@ -28,6 +28,7 @@ def render(template: str, values: dict[str, Any]) -> str:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(
+        # That is for HTML; ``finalize`` sees every value and escapes Markdown.
         autoescape=False,
         undefined=StrictUndefined,
         finalize=_shown,
