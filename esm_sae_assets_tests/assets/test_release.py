@@ -4,11 +4,8 @@ import dagster as dg
 import numpy as np
 import pytest
 
-from esm_sae import storage
-from esm_sae.errors import InputError
 from esm_sae.formats.manifest import read_manifest
 from esm_sae.sae import load_checkpoint
-from esm_sae.sharing import share_sae
 
 
 @pytest.fixture
@@ -44,17 +41,3 @@ def test_the_page_of_the_asset_shows_the_card(small_graph):
     card = event.asset_materialization.metadata["model_card"]
     assert isinstance(card, dg.MarkdownMetadataValue)
     assert card.value.startswith("# Sparse autoencoder, 64 latents")
-
-
-def test_a_card_counts_the_latents_that_an_analysis_names(root, tmp_path):
-    analysis = root / "analysis/L64_k4"
-    shared = share_sae(root / "L64_k4", tmp_path / "out", analysis=analysis)
-    card = (shared.path / "README.md").read_text()
-    summary = read_manifest(analysis / "feature_summary.parquet.manifest.json").summary
-    named = sum(count for kind, count in summary["labels"].items() if kind != "none")
-    firing = summary["firing_latents"]
-    said = f"Of 64 latents {firing} fire on the 200 proteins of an analysis. {named} have"
-    assert said in card.replace("\n", " ")
-    with pytest.raises(InputError, match="L64_k8: an analysis of another checkpoint"):
-        share_sae(root / "L64_k4", tmp_path / "other", analysis=root / "analysis/L64_k8")
-    assert storage.list_files(tmp_path) == []

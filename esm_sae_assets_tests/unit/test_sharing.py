@@ -9,6 +9,7 @@ import pytest
 import yaml
 from markdown_it import MarkdownIt
 
+from esm_sae import storage
 from esm_sae.data import bundled_fasta
 from esm_sae.embedding import EmbeddingOptions, embed_fasta, load_encoder
 from esm_sae.embedding.encoders import _from_hub, encoder_names
@@ -314,7 +315,21 @@ def evaluated_elsewhere(run, tmp_path):
     return folder
 
 
-def test_an_analysis_must_be_of_the_checkpoint(run, tmp_path):
+def test_an_analysis_is_counted_if_it_is_of_the_checkpoint(run, fake_sae, analysis_run, tmp_path):
+    sae = fake_sae()
+    sae.fingerprint = storage.sha256_of(read_checkpoint(run["checkpoint"]).path)
+    counts = read_manifest(manifest_beside(analysis_run(sae)["summary"])).summary
+    shared = share_sae(run["checkpoint"], tmp_path / "out", analysis=tmp_path)
+    named = sum(count for kind, count in counts["labels"].items() if kind != "none")
+    said = (
+        f"Of 24 latents {counts['firing_latents']} fire on the 18 proteins of an analysis. {named}"
+    )
+    assert said in text_of((shared.path / "README.md").read_text())
+    with pytest.raises(InputError, match="an analysis of another checkpoint; analyse this one"):
+        share_sae(shared.path, tmp_path / "other", analysis=tmp_path)
+
+
+def test_an_analysis_must_be_finished(run, tmp_path):
     with pytest.raises(InputError, match="holds no finished analysis"):
         share_sae(run["checkpoint"], tmp_path / "out", analysis=tmp_path)
 
