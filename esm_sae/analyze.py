@@ -103,7 +103,7 @@ def _analyze(options: argparse.Namespace) -> str:
     return "\n".join([*_notes(options.clusters, families, left_out), _describe(products, output)])
 
 
-def _with_pooling(config: SAEConfig, pooling: str | None, checkpoint: Path) -> SAEConfig:
+def _with_pooling(config: SAEConfig, pooling: str | None, checkpoint: Path | str) -> SAEConfig:
     if pooling is None or config.pooling == pooling:
         return config
     if config.pooling != "unknown":

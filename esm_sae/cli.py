@@ -82,10 +82,11 @@ def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that name a checkpoint and say what it may not record."""
     parser.add_argument(
         "--checkpoint",
-        type=Path,
+        type=_path_or_hub,
         required=True,
         metavar="PATH",
-        help="checkpoint_epoch_N.npy, or the folder of a training",
+        help="checkpoint_epoch_N.npy, the folder of a training or one made by share, or "
+        "hf://ORG/NAME[@REVISION] of such a folder on the model hub",
     )
     parser.add_argument(
         "--topk", type=int, metavar="K", help="k, for a checkpoint that does not record it"
@@ -153,6 +154,11 @@ def local_path(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("expected a path, it is empty")
     return Path(text)
+
+
+def _path_or_hub(text: str) -> Path | str:
+    """Return a local path; of the model hub the text, which a Path would change."""
+    return text if storage.is_hub_path(text) else Path(text)
 
 
 def _spare_inputs(options: argparse.Namespace) -> None:

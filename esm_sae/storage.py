@@ -91,6 +91,14 @@ def is_http_url(path: PathLike) -> bool:
     return os.fspath(path).lower().startswith(("http://", "https://"))
 
 
+def is_hub_path(path: PathLike) -> bool:
+    """Whether a path names something on the model hub, ``hf://org/name``.
+
+    A ``Path`` of such a name has lost a slash and is meant too.
+    """
+    return os.fspath(path).startswith("hf:/")
+
+
 def list_files(directory: PathLike, pattern: str = "*") -> list[Path]:
     """List the files of a local directory that match a glob pattern, sorted by name.
 

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,14 @@ import dagster as dg
 
 from esm_sae import storage
 from esm_sae.errors import InputError
-from esm_sae.formats.manifest import MANIFEST_NAME, Product
+from esm_sae.formats.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    Product,
+    manifest_beside,
+    parse_manifest,
+    read_manifest,
+)
 from esm_sae.formats.shards import parse_shard_key, shard_name
 from esm_sae.sequences.source import SOURCE_MANIFEST, download_name
 from esm_sae_assets.orphans import end_with_run
@@ -128,6 +136,32 @@ class DataRoot(dg.ConfigurableResource):
         manifests = [*names, f"{_SHARDS}/{MANIFEST_NAME}"]
         return self._bring_shards(manifests, hold=_SHARDS, without=".npy")
 
+    def manifests(self, *names: str) -> list[Manifest]:
+        """Return the manifests of those names that are there; on object storage these alone."""
+        mirror = self._mirror
+        if mirror is None:
+            found = [read_manifest(self.path(name)) for name in names]
+            return [manifest for manifest in found if manifest is not None]
+        contents = mirror.store.read([_name_of((name,)) for name in names])
+        return [
+            parse_manifest(content, mirror.store.address(name))
+            for name, content in contents.items()
+        ]
+
+    def rows_made_from(self, samples: Sequence[str], shards: int) -> list[Manifest]:
+        """Return the manifests of the training rows and of the sequences that they are of.
+
+        Args:
+            samples: names of the samples, that which is embedded first.
+            shards: number of the embedding shards.
+        """
+        return self.manifests(
+            f"{_SHARDS}/{MANIFEST_NAME}",
+            f"{_SHARDS}/{shard_name(0, shards)}.json",
+            *(manifest_beside(f"{name}.fasta").name for name in samples),
+            SOURCE_MANIFEST,
+        )
+
     @property
     def untrained_shards(self) -> Path:
         """The folder of the untrained encoder's shards."""
@@ -200,6 +234,10 @@ class DataRoot(dg.ConfigurableResource):
     def metrics(self, k: int) -> Path:
         """Return the folder of an autoencoder's metrics."""
         return self.path(self._sae_name(k), "metrics")
+
+    def release(self, k: int) -> Path:
+        """Return the folder in which an autoencoder is shared."""
+        return self.path("release", self._sae_name(k))
 
     def analysis(self, k: int, *parts: str) -> Path:
         """Return a path in the folder of an autoencoder's analysis."""

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -150,14 +150,30 @@ def read_checkpoint(
     arrays = _arrays(content, file)
     width, latent_dim = arrays["encoder"].shape
     config, unknown = _config_of(file, content, (width, latent_dim), k, normalize)
-    if (config.width, config.latent_dim) != (width, latent_dim):
-        raise InputError(
-            f"{file}: weights are for D={width}, L={latent_dim}, but {CONFIG_NAME} records "
-            f"D={config.width}, L={config.latent_dim}; they are not of one training"
-        )
-    _require_agreement(file, config, k, normalize)
-    _require_threshold(file, config, arrays["threshold"])
-    return Checkpoint(**arrays, config=config, path=file, unknown=tuple(unknown))
+    return _checkpoint(arrays, config, file, k, normalize, unknown)
+
+
+def checkpoint_from(
+    content: Mapping[str, Any],
+    config: SAEConfig,
+    file: Path,
+    *,
+    k: int | None = None,
+    normalize: bool | None = None,
+) -> Checkpoint:
+    """Return the checkpoint that weights and their config are.
+
+    Args:
+        content: the weights by the names of ``write_checkpoint``, nested or joined by ``/``.
+        config: what is known of them.
+        file: where they were read from.
+        k: as in ``read_checkpoint``.
+        normalize: likewise.
+
+    Raises:
+        InputError: as ``read_checkpoint``.
+    """
+    return _checkpoint(_arrays(content, file), config, file, k, normalize)
 
 
 def write_checkpoint(
@@ -287,6 +303,25 @@ def _final_checkpoint(path: Path) -> Path:
         f"{path}: holds {len(epochs)} checkpoints and no {CONFIG_NAME} that names the final one; "
         "name the file"
     )
+
+
+def _checkpoint(
+    arrays: Mapping[str, Any],
+    config: SAEConfig,
+    file: Path,
+    k: int | None,
+    normalize: bool | None,
+    unknown: Sequence[str] = (),
+) -> Checkpoint:
+    width, latent_dim = arrays["encoder"].shape
+    if (config.width, config.latent_dim) != (width, latent_dim):
+        raise InputError(
+            f"{file}: weights are for D={width}, L={latent_dim}, but {CONFIG_NAME} records "
+            f"D={config.width}, L={config.latent_dim}; they are not of one training"
+        )
+    _require_agreement(file, config, k, normalize)
+    _require_threshold(file, config, arrays["threshold"])
+    return Checkpoint(**arrays, config=config, path=file, unknown=tuple(unknown))
 
 
 def _arrays(content: Mapping[str, Any], file: Path) -> dict[str, Any]:

@@ -14,8 +14,10 @@ from esm_sae.errors import InputError
 from esm_sae.figures import png_bytes
 from esm_sae.formats.biohub import is_biohub
 from esm_sae.formats.checkpoint import read_config
+from esm_sae.formats.hub_files import local_copy
 from esm_sae.formats.manifest import Product, identity_of, produce_folder, read_manifest
 from esm_sae.formats.shards import EmbeddingShards
+from esm_sae.formats.shared_sae import is_shared_sae
 from esm_sae.sae.baselines import random_dictionary
 from esm_sae.sae.fidelity import (
     FidelityMeter,
@@ -88,7 +90,8 @@ def evaluate_sae(
     what ``latents_table`` and ``SubgroupMeter`` say.
 
     Args:
-        checkpoint_folder: a training folder, or a checkpoint file.
+        checkpoint_folder: a training folder, a checkpoint file, or another form that
+            ``formats.sae_files`` reads.
         shards: embeddings of the kind the SAE was trained on.
         output: the folder to make.
         similarity_clusters: as in the training.
@@ -101,7 +104,7 @@ def evaluate_sae(
         InputError: checkpoint and shards do not fit, the split is not that of the training, no
             row is held out, or ``untrained`` is no counterpart.
     """
-    path = Path(checkpoint_folder)
+    path = local_copy(checkpoint_folder)
     sae = load_checkpoint(path)
     sae.require_fit(shards)
     split = SplitChoice(similarity_clusters, split_seed)
@@ -277,7 +280,8 @@ def _counterpart(
 
 def _identity(path: Path, sae: SAE) -> Any:
     """Return what determines an SAE: its training folder's content, or weights and config."""
-    if path.is_dir() and not is_biohub(path) and read_config(path) is not None:
+    is_training = path.is_dir() and not is_biohub(path) and not is_shared_sae(path)
+    if is_training and read_config(path) is not None:
         return identity_of(path)
     return {"weights": sae.fingerprint, "config": asdict(sae.config)}
 

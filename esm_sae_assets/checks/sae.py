@@ -1,14 +1,16 @@
 """Checks of the autoencoders: weights, metrics, and the comparison over k."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import dagster as dg
 import polars as pl
 
 from esm_sae.formats.manifest import Product
 from esm_sae.sae.verification import verify_checkpoint, verify_comparison, verify_metrics
+from esm_sae.sharing.verification import verify_release
 from esm_sae_assets.checks.history import last_other_figures
 from esm_sae_assets.checks.looking import Check, Found, Outputs, look, look_at_each
 from esm_sae_assets.settings import CheckSettings
@@ -58,6 +60,15 @@ COMPARISON = (
 )
 
 
+RELEASE = (
+    Check(
+        "release_is_the_checkpoint",
+        "Of every k: files have the hashes of the manifest, and what is read from them is the "
+        "checkpoint bit for bit.",
+    ),
+)
+
+
 def training_checks(folders: Outputs, limits: CheckSettings) -> list[dg.AssetCheckResult]:
     """Look at the trained autoencoders, by k."""
     sound, alive = TRAINED
@@ -89,6 +100,18 @@ def comparison_checks(product: Product, folders: Mapping[int, Path]) -> list[dg.
         look(pca, lambda: _against_pca(product)),
         look(falls, lambda: _over_k(product)),
     ]
+
+
+def release_checks(
+    folders: Outputs, checkpoint_of: Callable[[int], Path]
+) -> list[dg.AssetCheckResult]:
+    """Look at the shared autoencoders, by k, beside their checkpoints."""
+    (same,) = RELEASE
+
+    def at(product: Product) -> NamedTuple:
+        return verify_release(product, checkpoint_of(product.manifest.summary["k"]))
+
+    return [look_at_each(same, at, folders, of="k")]
 
 
 def _dead(trained: Product, most: float) -> Found:

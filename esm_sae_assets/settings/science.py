@@ -122,6 +122,8 @@ class SAESettings(Section):
     """Whether autoencoders of the untrained encoder's rows are trained to compare with."""
     imported: str = ""
     """Path of an autoencoder, of any form that is read, to take in place of training one."""
+    license: str = ""
+    """Licence that the cards of shared autoencoders state, such as cc-by-4.0; empty: none."""
 
     @field_validator("ks", "prefixes", mode="before")
     @classmethod

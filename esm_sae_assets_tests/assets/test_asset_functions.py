@@ -19,6 +19,7 @@ PARTITIONED = {
     "sae_replicate": "4",
     "sae_untrained": "4",
     "sae_metrics": "4",
+    "sae_release": "4",
     "feature_activations": "4",
     "feature_taxonomy": "4",
     "feature_clusters": "4",

@@ -12,8 +12,8 @@ from esm_sae_assets.definitions import build_defs
 from esm_sae_assets.demo import run_graph
 from esm_sae_assets.progress.currency import Target, is_current, targets_in_order
 
-# 16 unpartitioned assets, 2 shards, 10 assets for each of 2 values of k.
-TARGETS = 16 + 2 + 10 * 2
+# 16 unpartitioned assets, 2 shards, 11 assets for each of 2 values of k.
+TARGETS = 16 + 2 + 11 * 2
 
 
 def test_every_asset_partition_is_materialised(small_graph):
@@ -45,6 +45,8 @@ def test_outputs_have_the_names_of_the_design(small_graph):
         "L64_k8/metrics/metrics.json",
         "L64_k8_replicate/checkpoint_epoch_2.npy",
         "L64_k8_untrained/checkpoint_epoch_2.npy",
+        "release/L64_k8/sae.safetensors",
+        "release/L64_k8/README.md",
         "comparison/comparison.parquet",
         "taxonomy_clusters.parquet",
         "cluster_statistics.json",

@@ -16,7 +16,13 @@ BELOW_THE_MANIFEST = {
     ("latent_matches", None),
     ("concept_baselines", None),
 }
-BELOW_A_CHECKPOINT = {"sae_metrics", "feature_activations", "feature_taxonomy", "feature_clusters"}
+BELOW_A_CHECKPOINT = {
+    "sae_metrics",
+    "sae_release",
+    "feature_activations",
+    "feature_taxonomy",
+    "feature_clusters",
+}
 OVER_ALL_CHECKPOINTS = {("latent_matches", None), ("concept_baselines", None)}
 
 
@@ -62,7 +68,7 @@ def test_another_config_of_one_k_makes_stale_only_what_is_made_from_that_k(world
     of_that_k = {(name, "4") for name in BELOW_A_CHECKPOINT}
     assert world.stale() == of_that_k | OVER_ALL_CHECKPOINTS
     world.run("sae_metrics", "4")
-    made_from_metrics = {("sae_comparison", None), ("feature_report", "4")}
+    made_from_metrics = {("sae_comparison", None), ("sae_release", "4"), ("feature_report", "4")}
     assert world.stale() == (
         of_that_k - {("sae_metrics", "4")} | OVER_ALL_CHECKPOINTS | made_from_metrics
     )

@@ -35,7 +35,7 @@ def test_the_description_says_what_a_row_is_where_there_are_rows():
     specs = _specs(load_settings({}))
     without = {
         *("sae_checkpoint", "sae_replicate", "sae_untrained"),
-        *("feature_report", "embedding_cluster_report", "embedding_changes"),
+        *("sae_release", "feature_report", "embedding_cluster_report", "embedding_changes"),
     }
     for name in specs.keys() - without:
         description = specs[name].description or ""

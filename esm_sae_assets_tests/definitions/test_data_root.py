@@ -32,13 +32,18 @@ def test_names_are_the_same_in_a_folder_and_on_object_storage(local, remote, tmp
             *(data.path(), data.path("comparison"), data.sample("x"), data.shards, data.sae(4)),
             *(data.shard_folder("0000-of-0002"), data.shard_tables(2), data.source),
             *(data.sae(4, "replicate"), data.metrics(4), data.analysis(4, "report.html")),
-            *(data.cluster_statistics, data.embedded_clusters, data.file("taxonomy")),
+            *(
+                data.release(4),
+                data.cluster_statistics,
+                data.embedded_clusters,
+                data.file("taxonomy"),
+            ),
         ]
         assert [path.relative_to(data.path()).as_posix() for path in names] == [
             *(".", "comparison", "x.fasta", "embeddings3", "L8_k4"),
             *("embeddings3", "embeddings3", "."),
             *("L8_k4_replicate", "L8_k4/metrics", "analysis/L8_k4/report.html"),
-            *("cluster_statistics.json", "embedded_clusters.json", "taxonomy"),
+            *("release/L8_k4", "cluster_statistics.json", "embedded_clusters.json", "taxonomy"),
         ]
     assert local.path() == tmp_path
     assert remote.path().is_relative_to(tmp_path / "cache/memory/bucket")
@@ -98,6 +103,25 @@ def test_a_record_in_the_store_brings_no_file_out_of_the_cache(remote, tmp_path)
     with pytest.raises(InputError, match="evil: leaves the data root"):
         _ = remote.source
     assert list(tmp_path.rglob("evil*")) == []
+
+
+def test_of_what_the_rows_were_made_from_the_manifests_alone_are_read(local, remote, tmp_path):
+    store = ObjectStore(remote.root)
+    source = ("uniref50.fasta", b">A", "uniref50.manifest.json")
+    write_output(store, *source)
+    write_output(store, "x.fasta", b">A", "x.fasta.manifest.json")
+    (found,) = remote.manifests(source[2])
+    assert found.files["uniref50.fasta"]["bytes"] == 2
+    assert len(remote.rows_made_from(["x", "y"], 4)) == 2
+    assert not list(tmp_path.rglob("*.fasta"))
+    for name in (
+        source[2],
+        "embeddings3/manifest.json",
+        "embeddings3/embeddings_0000-of-0004.json",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(encode_manifest(found))
+    assert local.rows_made_from(["x"], 4) == [found] * 3
 
 
 def write_output(store, name, content, manifest):

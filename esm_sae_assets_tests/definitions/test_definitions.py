@@ -13,7 +13,7 @@ from esm_sae_assets.shard_changes import CHANGES
 GROUPS = {
     "sequences": {"uniref50_fasta", "uniref50_10M_sample", "uniref50_1M_sample"},
     "embeddings": {"embedding_shards", CHANGES, "embedding_manifest"},
-    "sae": {"sae_checkpoint", "sae_metrics", "sae_comparison"},
+    "sae": {"sae_checkpoint", "sae_metrics", "sae_release", "sae_comparison"},
     "clusters": {
         "taxonomy_clusters",
         "sampled_sequences",
@@ -41,7 +41,7 @@ WHERE_ASKED_FOR = {
 }
 TRAINED = {"sae_checkpoint", *WHERE_ASKED_FOR["sae"]}
 OVER_K = {"sae_comparison", "concept_annotations", "concept_baselines", "latent_matches"}
-BY_K = {*TRAINED, "sae_metrics", *GROUPS["analysis"] - OVER_K, "feature_report"}
+BY_K = {*TRAINED, "sae_metrics", "sae_release", *GROUPS["analysis"] - OVER_K, "feature_report"}
 ON_GPU = {
     *TRAINED,
     "embedding_shards",

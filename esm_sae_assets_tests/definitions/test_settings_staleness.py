@@ -87,8 +87,13 @@ READ_BY = {
     "sae.latent_bias": (False, TRAINED),
     "sae.tied": (True, TRAINED),
     "sae.normalize": (True, TRAINED),
+    "sae.normalize_ddof": (1, TRAINED),
+    "sae.activation": ("batchtopk", TRAINED),
+    "sae.prefixes": ((7,), TRAINED),
+    "sae.k_start": (200, TRAINED),
     "sae.checkpoint_every": (9, TRAINED),
     "sae.project": ("trials", TRAINED),
+    "sae.license": ("cc-by-4.0", {"sae_release"}),
     "sae.replicate": (
         False,
         {"sae_replicate", "latent_matches", "feature_summary", "feature_report"},

@@ -62,6 +62,10 @@ LOOKED = {
             _ks(product), dg.DagsterInstance.ephemeral(), limits
         ),
     ),
+    "sae_release": Looked(
+        "release/L64_k4",
+        lambda product, data, limits: sae.release_checks(_ks(product), data.sae),
+    ),
     "sae_comparison": Looked(
         "comparison",
         lambda product, data, limits: sae.comparison_checks(

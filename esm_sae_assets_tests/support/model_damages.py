@@ -1,6 +1,7 @@
 """Damages of autoencoders and of their analysis, and what the checks say of them."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -16,6 +17,7 @@ from damaged_outputs import (
     set_rows,
     summarise,
 )
+from esm_sae.formats.shared_sae import read_shared_sae, write_shared_sae
 
 
 def change_weights(change: Callable[[dict], object]) -> Damage:
@@ -27,6 +29,12 @@ def change_weights(change: Callable[[dict], object]) -> Damage:
         output.record_again()
 
     return damage
+
+
+def share_other_weights(output: Output) -> None:
+    checkpoint = read_shared_sae(output.path)
+    write_shared_sae(output.path, replace(checkpoint, latent_bias=-checkpoint.latent_bias))
+    output.record_again()
 
 
 def _drop_bin(content: dict) -> None:
@@ -109,6 +117,18 @@ CASES = [
         "baselines_are_beaten",
         summarise(random_dictionary_fvu=0.0001),
         "is not below 0.0001 of a dictionary that was never trained: nothing was learned",
+    ),
+    Case(
+        "sae_release",
+        "release_is_the_checkpoint",
+        lambda output: flip_bit(output.path / "sae.safetensors"),
+        f"k = 4: .*sae.safetensors: {AS_RECORDED}",
+    ),
+    Case(
+        "sae_release",
+        "release_is_the_checkpoint",
+        share_other_weights,
+        "k = 4: .*sae.safetensors: latent_bias is not that of .*checkpoint_epoch_2.npy",
     ),
     Case(
         "sae_comparison",

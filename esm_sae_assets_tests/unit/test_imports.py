@@ -6,7 +6,7 @@ import esm_sae
 
 ROOT = Path(esm_sae.__file__).parent
 HEAVY = ["torch", "jax", "optax", "esm", "hdbscan", "sklearn", "matplotlib", "dagster"]
-PARTS = {"sequences", "embedding", "sae", "clusters", "analysis", "report"}
+PARTS = {"sequences", "embedding", "sae", "clusters", "analysis", "report", "sharing"}
 PUBLIC = sorted(
     ["esm_sae"]
     + [f"esm_sae.{name}" for name in ("cli", "figures", "progress", "split", "storage")]
