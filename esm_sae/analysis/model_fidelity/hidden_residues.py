@@ -65,7 +65,9 @@ def proteins_of(
     )
 
 
-def hide_residues(sequence_ids: Sequence[str], sequences: Sequence[str], seed: int) -> list:
+def hide_residues(
+    sequence_ids: Sequence[str], sequences: Sequence[str], seed: int
+) -> list[np.ndarray]:
     """Choose residues to hide: of each protein 15% of its standard amino acids, at least one.
 
     The choice depends on the protein's id, its residues and the seed alone. A protein with none

@@ -176,7 +176,7 @@ def predict_hidden(
     return _compare([each[at].cpu().double() for each in passes], torch.from_numpy(truth))
 
 
-def _compare(passes: "Sequence[torch.Tensor]", truth: "torch.Tensor") -> Outcome:
+def _compare(passes: "list[torch.Tensor]", truth: "torch.Tensor") -> Outcome:
     import torch
 
     logs = torch.stack(passes, dim=1).log_softmax(dim=-1)
