@@ -39,7 +39,9 @@ def sae_assets(settings: Settings) -> list[dg.AssetsDefinition]:
 
 def _training_assets(settings: Settings) -> list[dg.AssetsDefinition]:
     chosen = settings.sae
-    trained = chosen.model_dump(exclude={"ks", "replicate", "untrained_baseline"})
+    trained = chosen.model_dump(
+        exclude={"ks", "replicate", "untrained_baseline", "fidelity_proteins"}
+    )
     held_out = (
         settings.similarity_clusters,
         state_of(settings.similarity_clusters),

@@ -16,7 +16,13 @@ BELOW_THE_MANIFEST = {
     ("latent_matches", None),
     ("concept_baselines", None),
 }
-BELOW_A_CHECKPOINT = {"sae_metrics", "feature_activations", "feature_taxonomy", "feature_clusters"}
+BELOW_A_CHECKPOINT = {
+    "sae_metrics",
+    "sae_model_fidelity",
+    "feature_activations",
+    "feature_taxonomy",
+    "feature_clusters",
+}
 OVER_ALL_CHECKPOINTS = {("latent_matches", None), ("concept_baselines", None)}
 
 

@@ -28,6 +28,7 @@ JOBS = {
     "prepare_analysis": {"concept_annotations", "concept_baselines", "latent_matches"},
     "analyse_autoencoders": {
         "sae_metrics",
+        "sae_model_fidelity",
         "feature_activations",
         "feature_taxonomy",
         "feature_clusters",

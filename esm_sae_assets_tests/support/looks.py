@@ -62,6 +62,10 @@ LOOKED = {
             _ks(product), dg.DagsterInstance.ephemeral(), limits
         ),
     ),
+    "sae_model_fidelity": Looked(
+        "analysis/L64_k4/model_fidelity",
+        lambda product, data, limits: sae.fidelity_checks(_ks(product)),
+    ),
     "sae_comparison": Looked(
         "comparison",
         lambda product, data, limits: sae.comparison_checks(
