@@ -76,7 +76,7 @@ def test_the_graph_has_the_assets_of_the_design(graph, profile):
 
 def test_only_residue_rows_of_an_encoder_of_this_package_can_be_spliced_in():
     for embedding in ({"pooling": "mean"}, {"encoder": "my_own"}):
-        settings = load_settings({}, embedding=embedding)
+        settings = load_settings({}, embedding=embedding, sae={"untrained_baseline": False})
         assert not WITH_RESIDUES & _groups(build_defs(settings).resolve_asset_graph())["sae"]
 
 

@@ -77,7 +77,7 @@ def _draw_runs(axes: "Axes", found: Mapping[str, Mapping[str, Any]]) -> None:
         xlabel="cross-entropy of masked residues, nats (95% interval)",
         title="What the model loses",
     )
-    axes.legend(frameon=False, fontsize=8, loc="lower left")
+    axes.legend(frameon=False, fontsize=8, loc="upper right")
 
 
 def _draw_residues(axes: "Axes", table: pl.DataFrame) -> None:
