@@ -81,11 +81,10 @@ def _require_possible(path: Any, figures: dict[str, Any]) -> None:
     require_figures(path, figures, bounds)
     clean, spliced, mean, zero = (figures[f"cross_entropy_{run}"] for run in _RUNS)
     for name, ablated in (("recovered_of_mean", mean), ("recovered_of_zero", zero)):
-        share = figures.get(name)
-        if share is None and figures.get(f"{name}_reason"):
+        if figures.get(name) is None and figures.get(f"{name}_reason"):
             continue
         require_figures(path, figures, {name: (-_LARGEST, _LARGEST)})
-        lost = ablated - clean
+        share, lost = figures[name], ablated - clean
         if not lost > 0 or not math.isclose(share, (ablated - spliced) / lost, abs_tol=_SLACK):
             raise InputError(
                 f"{path}: {name} is {share:.6g}, which does not follow from the cross-entropies; "
