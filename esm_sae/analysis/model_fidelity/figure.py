@@ -23,6 +23,9 @@ _PLACES = (
     ("unmasked", "of unmasked residues only", ORANGE, "s", 0.12),
 )
 
+# Of the spread of the other runs, how much further to the right is shown.
+_MOST_BEYOND = 5
+
 
 def fidelity_figure(
     found: Mapping[str, Mapping[str, Any]], by_residue: pl.DataFrame, counts: Mapping[str, Any]
@@ -51,26 +54,36 @@ def fidelity_figure(
 
 def _draw_runs(axes: "Axes", found: Mapping[str, Mapping[str, Any]]) -> None:
     places = np.arange(len(RUNS))
+    entropies = {
+        place: np.array([figures[f"cross_entropy_{run}"] for run in RUNS])
+        for place, figures in found.items()
+    }
+    # Zeros can lead so far astray that beside them all else would be one point.
+    of_others = np.concatenate([values[:-1] for values in entropies.values()])
+    edge = of_others.max() + _MOST_BEYOND * max(np.ptp(of_others), 0.01)
     for place, label, colour, marker, offset in _PLACES:
-        figures = found[place]
-        values = np.array([figures[f"cross_entropy_{run}"] for run in RUNS])
+        figures, values = found[place], entropies[place]
         # A single cluster has no intervals.
         bounds = [
             [figures[f"cross_entropy_{run}_{side}"] for run in RUNS] for side in ("low", "high")
         ]
         low, high = np.array(bounds, dtype=float)
+        errors = np.clip(np.nan_to_num(np.stack([values - low, high - values])), 0, None)
+        inside = values <= edge
         axes.errorbar(
-            values,
-            places + offset,
-            xerr=np.clip(np.nan_to_num(np.stack([values - low, high - values])), 0, None),
+            values[inside],
+            (places + offset)[inside],
+            xerr=errors[:, inside],
             fmt=marker,
             color=colour,
             capsize=3,
             markersize=5,
             label=label,
         )
-    clean = found["all"]["cross_entropy_clean"]
-    axes.axvline(clean, color=GREY, linestyle=":", linewidth=1)
+        for value, at in zip(values[~inside], (places + offset)[~inside], strict=True):
+            axes.set_xlim(right=edge)
+            axes.text(edge, at, f"{value:.1f} →", color=colour, ha="right", va="center")
+    axes.axvline(found["all"]["cross_entropy_clean"], color=GREY, linestyle=":", linewidth=1)
     axes.set_yticks(places, [_NAMES[run] for run in RUNS])
     axes.set(
         ylim=(len(RUNS) - 0.4, -0.6),
