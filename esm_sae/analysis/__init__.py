@@ -8,6 +8,7 @@ from esm_sae.analysis.concepts.feature_concepts import score_concepts
 from esm_sae.analysis.encoder import SparseEncoder
 from esm_sae.analysis.latents.clusters import cluster_latents
 from esm_sae.analysis.latents.matches import match_latents
+from esm_sae.analysis.model_fidelity.measurement import measure_model_fidelity
 from esm_sae.analysis.own_sequences import describe_proteins
 from esm_sae.analysis.queries import latents_of, scan_activations, top_proteins
 from esm_sae.analysis.summary.feature_summary import summarise_latents
@@ -23,6 +24,7 @@ __all__ = [
     "feature_taxonomy",
     "latents_of",
     "match_latents",
+    "measure_model_fidelity",
     "open_cluster_rows",
     "scan_activations",
     "score_baselines",

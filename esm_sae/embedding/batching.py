@@ -1,6 +1,6 @@
 """Batches of sequences of like length, under a budget of tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -45,6 +45,22 @@ def batch_end(lengths: np.ndarray, start: int, budget: int, *, packed: bool = Fa
     # Tokens and shares of padding ascend, since the lengths descend: what fits is at the front.
     fits = ((own if packed else padded) <= budget) & (1 - own / padded <= most_padding)
     return start + max(1, int(np.count_nonzero(fits)))
+
+
+def batches(lengths: np.ndarray, budget: int, *, packed: bool) -> Iterator[np.ndarray]:
+    """Yield the numbers of the sequences of each batch, longest first, as ``batch_end`` cuts them.
+
+    Args:
+        lengths: number of tokens of each sequence, special tokens included, in any order, (N,).
+        budget: as in ``batch_end``.
+        packed: as in ``batch_end``.
+    """
+    order, start = longest_first(lengths), 0
+    descending = lengths[order]
+    while start < len(order):
+        end = batch_end(descending, start, budget, packed=packed)
+        yield order[start:end]
+        start = end
 
 
 def computed_tokens(lengths: np.ndarray, *, packed: bool) -> int:

@@ -13,13 +13,16 @@ from esm_sae.embedding.encoders import (
 from esm_sae.embedding.options import LONG_SEQUENCES, POOLINGS, EmbeddingOptions
 
 
-def add_encoder_options(parser: argparse.ArgumentParser, *, recorded: bool = False) -> None:
+def add_encoder_options(
+    parser: argparse.ArgumentParser, *, recorded: bool = False, rows: bool = True
+) -> None:
     """Add the options that choose an encoder and what it makes of a protein.
 
     Args:
         parser: of the command.
         recorded: whether encoder, layer and pooling are None unless they are given, since a
             checkpoint records them.
+        rows: whether rows are made, of which there are several kinds.
     """
     model, layer, pooling = (None, None, None) if recorded else ("esmc_300m", -1, "mean")
     default = "default: what the checkpoint records" if recorded else "default: {}"
@@ -43,13 +46,14 @@ def add_encoder_options(parser: argparse.ArgumentParser, *, recorded: bool = Fal
         help="0 the token embeddings, then one per block; -1 the last, after the final norm "
         f"({default.format(layer)})",
     )
-    parser.add_argument(
-        "--pooling",
-        choices=POOLINGS,
-        default=pooling,
-        help="a row is a protein (mean or max over its residues, its last residue, or BOS) or a "
-        f"residue ({default.format(pooling)})",
-    )
+    if rows:
+        parser.add_argument(
+            "--pooling",
+            choices=POOLINGS,
+            default=pooling,
+            help="a row is a protein (mean or max over its residues, its last residue, or BOS) or "
+            f"a residue ({default.format(pooling)})",
+        )
     parser.add_argument(
         "--batch_tokens",
         type=int,
@@ -62,13 +66,14 @@ def add_encoder_options(parser: argparse.ArgumentParser, *, recorded: bool = Fal
         metavar="N",
         help="most residues of a sequence that are embedded at once (default: no limit)",
     )
-    parser.add_argument(
-        "--long",
-        choices=LONG_SEQUENCES,
-        default="truncate",
-        help="what becomes of sequences longer than --max_len: cut off, embedded in overlapping "
-        "windows, or left out (default: truncate)",
-    )
+    if rows:
+        parser.add_argument(
+            "--long",
+            choices=LONG_SEQUENCES,
+            default="truncate",
+            help="what becomes of sequences longer than --max_len: cut off, embedded in "
+            "overlapping windows, or left out (default: truncate)",
+        )
     parser.add_argument(
         "--precision",
         choices=PRECISIONS,

@@ -3,18 +3,18 @@
 import functools
 import re
 import warnings
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 import numpy as np
 
 from esm_sae import storage
-from esm_sae.embedding.batching import default_batch_tokens, pad
+from esm_sae.embedding.batching import batches, default_batch_tokens, pad
 from esm_sae.embedding.imported import import_builder, is_imported_name
 from esm_sae.embedding.options import EmbeddingOptions
 from esm_sae.embedding.passes import Passes, State
 from esm_sae.embedding.residues import all_residues, spread
-from esm_sae.embedding.tokens import Vocabulary
+from esm_sae.embedding.tokens import SPECIAL_TOKENS, Vocabulary
 from esm_sae.embedding.windows import whole_pieces
 from esm_sae.errors import InputError
 from esm_sae.progress import LOGGER
@@ -28,7 +28,8 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 class Backbone(Protocol):
     """A protein language model as the encoder drives it.
 
-    One that does not compute PAD says so with an attribute ``packs = True``.
+    One that does not compute PAD says so with an attribute ``packs = True``; one with a sequence
+    head is a ``HeadedBackbone``.
 
     Attributes:
         width: D, the width of a state.
@@ -56,7 +57,37 @@ class Backbone(Protocol):
         ...
 
 
+class HeadedBackbone(Backbone, Protocol):
+    """A backbone that goes on to its masked-language-model head: one with ``logits`` is one.
+
+    Its vocabulary has a MASK.
+    """
+
+    def logits(
+        self,
+        tokens: "torch.Tensor",
+        *,
+        layer: int,
+        replace: "Replace",
+        padded: bool,
+    ) -> "list[torch.Tensor]":
+        """Go on from replaced states of a layer to the head.
+
+        Args:
+            tokens: token ids (B, T), filled up with PAD.
+            layer: as in ``states``; from B on only the head is left.
+            replace: takes the layer's states of all tokens but PAD, one sequence after the
+                other, (N, D), which it leaves as they are, and yields versions of them.
+            padded: as in ``states``.
+
+        Returns:
+            For each version the logits of these tokens over the whole vocabulary, (N, V).
+        """
+        ...
+
+
 Builder = Callable[[storage.PathLike | None, "torch.device"], Backbone]
+Replace = Callable[["torch.Tensor"], Iterable["torch.Tensor"]]
 
 
 class Size(NamedTuple):
@@ -202,14 +233,91 @@ class Encoder:
         import torch
 
         tokens = torch.from_numpy(pad(ids, self.backbone.vocabulary.pad)).to(self.device)
-        autocast = torch.autocast(
-            self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16"
-        )
-        with torch.inference_mode(), autocast:
+        with torch.inference_mode(), self._autocast():
             padded = len({len(sequence) for sequence in ids}) > 1
             states = self.backbone.states(tokens, layer=layer, padded=padded)
         _require_states(states, (*tokens.shape, self.width), self.name)
         return states
+
+    def logits(
+        self, ids: Sequence[np.ndarray], *, layer: int, replace: Replace
+    ) -> "list[torch.Tensor]":
+        """Return logits of one batch for each version of a layer's states, (N, V) float32.
+
+        N tokens, BOS and EOS included, one sequence after the other.
+
+        Args:
+            ids: as in ``states``.
+            layer: canonical layer number.
+            replace: as in ``HeadedBackbone.logits``.
+
+        Raises:
+            InputError: the encoder has no head, or the batch does not fit into memory.
+        """
+        import torch
+
+        from esm_sae.embedding.memory import is_out_of_memory
+
+        backbone = self._headed()
+        tokens = torch.from_numpy(pad(ids, backbone.vocabulary.pad)).to(self.device)
+        padded = len({len(sequence) for sequence in ids}) > 1
+        try:
+            with torch.inference_mode(), self._autocast():
+                return backbone.logits(tokens, layer=layer, replace=replace, padded=padded)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise InputError(
+                f"a batch of {sum(map(len, ids)):,} tokens does not fit into the memory of "
+                f"{self.device}; set a smaller batch_tokens, or max_length for long proteins"
+            ) from None
+
+    @property
+    def mask(self) -> int:
+        """The token id that hides a residue.
+
+        Raises:
+            InputError: the encoder has no head that tells what is hidden.
+        """
+        mask = self._headed().vocabulary.mask
+        if mask is None:
+            raise InputError(f"encoder '{self.name}': its vocabulary has no mask token; name it")
+        return mask
+
+    def token_ids(self, sequence: str) -> np.ndarray:
+        """Return BOS, one token per residue and EOS, (L + 2,) int64.
+
+        Raises:
+            InputError: as ``Vocabulary.encode``.
+        """
+        return self.backbone.vocabulary.encode(sequence).ids
+
+    def batches(
+        self, lengths: np.ndarray, *, batch_tokens: int | None = None
+    ) -> Iterator[np.ndarray]:
+        """Yield the numbers of the sequences that go through the encoder together.
+
+        Args:
+            lengths: number of residues of each sequence, (N,).
+            batch_tokens: most tokens of a batch; None takes what suits the device.
+        """
+        budget = batch_tokens or self.default_batch_tokens
+        return batches(lengths + SPECIAL_TOKENS, budget, packed=self.packs)
+
+    def _headed(self) -> HeadedBackbone:
+        if not hasattr(self.backbone, "logits"):
+            raise InputError(
+                f"encoder '{self.name}': has no sequence head to go on to from a layer's states; "
+                "take an ESM-C, or give its backbone a method logits()"
+            )
+        return cast(HeadedBackbone, self.backbone)
+
+    def _autocast(self) -> "torch.autocast":
+        import torch
+
+        return torch.autocast(
+            self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16"
+        )
 
 
 def load_encoder(

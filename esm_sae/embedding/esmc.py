@@ -1,6 +1,6 @@
 """ESM-C: the esm package's own class and weights, run only as far as the wanted layer."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 import torch
@@ -10,7 +10,15 @@ from esm.tokenization import EsmSequenceTokenizer
 from torch.nn import functional
 
 from esm_sae import storage
-from esm_sae.embedding.esmc_forward import Block, pack, run_blocks, take_blocks, take_norm, unpack
+from esm_sae.embedding.esmc_forward import (
+    Block,
+    Packing,
+    pack,
+    run_blocks,
+    take_blocks,
+    take_norm,
+    unpack,
+)
 from esm_sae.embedding.random_weights import UNTRAINED, random_weights
 from esm_sae.embedding.tokens import Vocabulary
 from esm_sae.embedding.weights import fetch_weights, hash_of, load_strictly, read_weights
@@ -43,20 +51,58 @@ class ESMCBackbone:
         """
         device = tokens.device.type
         blocks = self._blocks_in(_precision(device))
+        packing = self._packed(tokens, padded=padded)
+        # The forward pass says itself what is computed in which precision.
+        with torch.autocast(device, enabled=False):
+            states = self._embedded(tokens, packing)
+            self._run(states, blocks, packing, 0, layer)
+        return unpack(states, packing, (tokens.shape[0], tokens.shape[1]))
+
+    def logits(
+        self,
+        tokens: torch.Tensor,
+        *,
+        layer: int,
+        replace: Callable[[torch.Tensor], Iterable[torch.Tensor]],
+        padded: bool,
+    ) -> list[torch.Tensor]:
+        """Go on from replaced states of a layer; return logits (N, 64) float32 of each version.
+
+        The sequence head computes in float32 under autocast too.
+        """
+        device = tokens.device.type
+        blocks = self._blocks_in(_precision(device))
+        packing = self._packed(tokens, padded=padded)
+        count, found = len(packing.places), []
+        with torch.autocast(device, enabled=False):
+            states = self._embedded(tokens, packing)
+            self._run(states, blocks, packing, 0, layer)
+            for version in replace(states[:count]):
+                # A copy, since blocks overwrite their states.
+                going_on = torch.cat([version, states[count:]])
+                self._run(going_on, blocks, packing, layer, self.blocks)
+                found.append(self.model.sequence_head(going_on)[:count])
+        return found
+
+    def _packed(self, tokens: torch.Tensor, *, padded: bool) -> Packing:
         count, width = tokens.shape
         lengths = [width] * count
         if padded:
             lengths = (tokens != self.vocabulary.pad).sum(dim=1).tolist()
-        packing = pack(lengths, width, self._rotary.inv_freq)
+        return pack(lengths, width, self._rotary.inv_freq)
+
+    def _embedded(self, tokens: torch.Tensor, packing: Packing) -> torch.Tensor:
         ids = tokens.new_full((len(packing.cos),), self.vocabulary.pad)
         ids[: len(packing.places)] = tokens.flatten()[packing.places]
-        # The forward pass says itself what is computed in which precision.
-        with torch.autocast(device, enabled=False):
-            states = functional.embedding(ids, self.model.embed.weight)
-            run_blocks(states, blocks[:layer], packing)
-            if layer == self.blocks:
-                states = take_norm(self.model.transformer.norm)(states)
-        return unpack(states, packing, (count, width))
+        return functional.embedding(ids, self.model.embed.weight)
+
+    def _run(
+        self, states: torch.Tensor, blocks: list[Block], packing: Packing, first: int, last: int
+    ) -> None:
+        """Turn packed states of one layer into those of a later one, in place."""
+        run_blocks(states, blocks[first:last], packing)
+        if first < last == self.blocks:
+            states.copy_(take_norm(self.model.transformer.norm)(states))
 
     def _blocks_in(self, dtype: torch.dtype) -> list[Block]:
         if self._held is None:

@@ -32,10 +32,18 @@ class Tokens(NamedTuple):
 
 
 class Vocabulary:
-    """The token ids of an encoder: those of the residue letters, BOS, EOS and PAD."""
+    """The token ids of an encoder: residue letters, BOS, EOS, PAD, and MASK where it has one."""
 
-    def __init__(self, letters: Mapping[str, int], *, bos: int, eos: int, pad: int) -> None:
-        self.bos, self.eos, self.pad = bos, eos, pad
+    def __init__(
+        self,
+        letters: Mapping[str, int],
+        *,
+        bos: int,
+        eos: int,
+        pad: int,
+        mask: int | None = None,
+    ) -> None:
+        self.bos, self.eos, self.pad, self.mask = bos, eos, pad, mask
         self._id_of = np.full(256, -1, dtype=np.int64)
         self._is_unknown = np.zeros(256, dtype=bool)
         for letter in _LETTERS:
@@ -67,7 +75,13 @@ class Vocabulary:
                 f"{type(tokenizer).__name__}: has no token {missing[0]}; give the ids themselves, "
                 "as Vocabulary(letters, bos=, eos=, pad=)"
             )
-        return cls(letters, bos=special["BOS"], eos=special["EOS"], pad=special["PAD"])
+        return cls(
+            letters,
+            bos=special["BOS"],
+            eos=special["EOS"],
+            pad=special["PAD"],
+            mask=tokenizer.mask_token_id,
+        )
 
     def encode(self, sequence: str) -> Tokens:
         """Tokenise a sequence, in either case; unknown letters are read as X and counted.

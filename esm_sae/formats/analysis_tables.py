@@ -39,6 +39,11 @@ MATCH_FIGURE = "matches.png"
 MAIN = "main"
 REPLICATE = "replicate"
 
+# Folder of what the model loses by an autoencoder.
+MODEL_FIDELITY = "model_fidelity.json"
+FIDELITY_BY_RESIDUE = "by_residue.parquet"
+FIDELITY_FIGURE = "model_fidelity.png"
+
 # Folder of one's own sequences.
 PROTEIN_LATENTS = "protein_latents.parquet"
 RESIDUE_LATENTS = "residue_latents.parquet"

@@ -46,7 +46,7 @@ def sae_assets(settings: Settings) -> list[dg.AssetsDefinition]:
 
 def _training_assets(settings: Settings) -> list[dg.AssetsDefinition]:
     chosen = settings.sae
-    elsewhere = {"replicate", "untrained_baseline", "imported", "license"}
+    elsewhere = {"replicate", "untrained_baseline", "imported", "license", "fidelity_proteins"}
     trained = chosen.model_dump(exclude={"ks", *elsewhere})
     held_out = (
         settings.similarity_clusters,

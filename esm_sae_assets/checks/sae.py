@@ -8,6 +8,7 @@ from typing import NamedTuple
 import dagster as dg
 import polars as pl
 
+from esm_sae.analysis.verification.model_fidelity import verify_model_fidelity
 from esm_sae.formats.manifest import Product
 from esm_sae.sae.verification import verify_checkpoint, verify_comparison, verify_metrics
 from esm_sae.sharing.verification import verify_release
@@ -43,6 +44,19 @@ METRICS = (
         "baselines_are_beaten",
         "Of every k: the FVU is below that of a dictionary that was never trained, and of the "
         "untrained encoder's autoencoder where there is one.",
+        warns=True,
+    ),
+)
+FIDELITY = (
+    Check(
+        "fidelity_adds_up",
+        "Of every k: each figure is there and lies where it can, and shares and the table of "
+        "amino acids follow from the cross-entropies.",
+    ),
+    Check(
+        "splicing_beats_the_mean",
+        "Of every k: the encoder predicts masked residues better from the reconstruction than "
+        "from the mean state.",
         warns=True,
     ),
 )
@@ -89,6 +103,15 @@ def metrics_checks(
             no_worse, lambda product: _risen(product, instance, limits.fvu_rise), folders, of="k"
         ),
         look_at_each(beaten, _against_baselines, folders, of="k"),
+    ]
+
+
+def fidelity_checks(folders: Outputs) -> list[dg.AssetCheckResult]:
+    """Look at what the encoder loses by each autoencoder, by k."""
+    sound, beaten = FIDELITY
+    return [
+        look_at_each(sound, verify_model_fidelity, folders, of="k"),
+        look_at_each(beaten, _against_the_mean, folders, of="k"),
     ]
 
 
@@ -162,6 +185,20 @@ def _against_baselines(product: Product) -> Found:
         {"fvu": fvu, **known},
         f"the FVU of {fvu:.4g} is not below {' and '.join(better)}: nothing was learned that "
         "these have not; train longer, or look at the training's record",
+    )
+
+
+def _against_the_mean(product: Product) -> Found:
+    found = product.manifest.summary
+    spliced, mean = found["cross_entropy_spliced"], found["cross_entropy_mean"]
+    figures = {"cross_entropy_spliced": spliced, "cross_entropy_mean": mean}
+    if spliced <= mean:
+        return Found(figures)
+    return Found(
+        figures,
+        f"with the reconstruction spliced in the encoder loses more than with the mean state: "
+        f"cross-entropy {spliced:.4g} and {mean:.4g} nats; train longer or with a larger k, and "
+        "look at the FVU",
     )
 
 

@@ -116,6 +116,9 @@ class SAESettings(Section):
     """Epochs between the checkpoints kept beside the final one; 0: only the final one."""
     project: str = ""
     """Name of the group of runs, kept in every checkpoint's config."""
+    fidelity_proteins: int = Field(default=100, ge=1)
+    """Most held-out proteins on which an autoencoder is spliced into the encoder, and most
+    training proteins for the mean state; with residue rows alone."""
     replicate: bool = False
     """Whether each autoencoder is trained once more, with another seed."""
     untrained_baseline: bool = False

@@ -20,6 +20,7 @@ PARTITIONED = {
     "sae_untrained": "4",
     "sae_metrics": "4",
     "sae_release": "4",
+    "sae_model_fidelity": "4",
     "feature_activations": "4",
     "feature_taxonomy": "4",
     "feature_clusters": "4",
@@ -70,6 +71,7 @@ def test_called_directly_on_the_same_inputs_it_says_unchanged(small_graph, name)
         ("feature_activations", "L64_k4"),
         ("concept_annotations", "uniref50_1M_sample.fasta: no such file"),
         ("latent_matches", "L64_k4"),
+        ("sae_model_fidelity", "L64_k4"),
     ],
 )
 def test_without_its_input_it_fails_in_one_clear_line(settings_of, tmp_path, name, message):

@@ -59,6 +59,7 @@ def test_outputs_have_the_names_of_the_design(small_graph):
         "embedding_clusters.summary.parquet",
         "embedding_clusters.html",
         "analysis/L64_k8/activations/manifest.json",
+        "analysis/L64_k8/model_fidelity/by_residue.parquet",
         "analysis/L64_k8/taxonomy/feature_taxonomy_mapping.json",
         "concept_annotations.parquet",
         "concept_baselines/baselines.parquet",

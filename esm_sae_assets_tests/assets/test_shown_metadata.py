@@ -127,6 +127,7 @@ def test_what_is_followed_over_time_is_a_number(pages):
         "embedding_shards": ["dagster/row_count", "norm_median"],
         "sae_checkpoint": ["validation_fvu", "dead_share", "samples_per_second"],
         "sae_metrics": ["fvu", "dead_share", "l0_mean"],
+        "sae_model_fidelity": ["cross_entropy_spliced", "kl_spliced", "masked_residues"],
         "sae_comparison": ["fvu at k = 4", "fvu at k = 8", "dead_share at k = 8"],
         "embedding_clusters": ["dagster/row_count", "noise_share"],
     }

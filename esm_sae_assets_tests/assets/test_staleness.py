@@ -19,6 +19,7 @@ BELOW_THE_MANIFEST = {
 BELOW_A_CHECKPOINT = {
     "sae_metrics",
     "sae_release",
+    "sae_model_fidelity",
     "feature_activations",
     "feature_taxonomy",
     "feature_clusters",

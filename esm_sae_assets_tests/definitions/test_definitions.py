@@ -39,14 +39,19 @@ WHERE_ASKED_FOR = {
     "sae": {"sae_replicate", "sae_untrained"},
     "analysis": {"latent_matches"},
 }
+WITH_RESIDUES = {"sae_model_fidelity"}
 TRAINED = {"sae_checkpoint", *WHERE_ASKED_FOR["sae"]}
 OVER_K = {"sae_comparison", "concept_annotations", "concept_baselines", "latent_matches"}
-BY_K = {*TRAINED, "sae_metrics", "sae_release", *GROUPS["analysis"] - OVER_K, "feature_report"}
+BY_K = {
+    *(*TRAINED, *WITH_RESIDUES, "sae_metrics", "sae_release", "feature_report"),
+    *GROUPS["analysis"] - OVER_K,
+}
 ON_GPU = {
     *TRAINED,
     "embedding_shards",
     "untrained_embeddings",
     "sae_metrics",
+    "sae_model_fidelity",
     "embedded_clusters",
     "feature_activations",
     "concept_baselines",
@@ -66,9 +71,16 @@ def graph(profile):
 
 def test_the_graph_has_the_assets_of_the_design(graph, profile):
     asked_for = WHERE_ASKED_FOR if profile.profile == "demo" else {}
-    assert _groups(graph) == {
-        group: names | asked_for.get(group, set()) for group, names in GROUPS.items()
-    }
+    expected = {group: names | asked_for.get(group, set()) for group, names in GROUPS.items()}
+    if profile.embedding.pooling == "residue":
+        expected["sae"] |= WITH_RESIDUES
+    assert _groups(graph) == expected
+
+
+def test_only_residue_rows_of_an_encoder_of_this_package_can_be_spliced_in():
+    for embedding in ({"pooling": "mean"}, {"encoder": "my_own"}):
+        settings = load_settings({}, embedding=embedding, sae={"untrained_baseline": False})
+        assert not WITH_RESIDUES & _groups(build_defs(settings).resolve_asset_graph())["sae"]
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ JOBS = {
     "analyse_autoencoders": {
         "sae_metrics",
         "sae_release",
+        "sae_model_fidelity",
         "feature_activations",
         "feature_taxonomy",
         "feature_clusters",

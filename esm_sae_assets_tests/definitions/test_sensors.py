@@ -153,11 +153,8 @@ def test_with_the_analysis_a_run_makes_what_follows_on_each_other(world):
         world.make(CHECKPOINT, k)
     requests, said = world.follow("prepare_analysis", ANALYSE, "compare_autoencoders")
     by_k = [
-        "feature_activations",
-        "feature_taxonomy",
-        "sae_metrics",
-        "feature_clusters",
-        "sae_release",
+        *("feature_activations", "feature_taxonomy", "sae_metrics", "sae_model_fidelity"),
+        *("feature_clusters", "sae_release"),
     ]
     assert launched((requests, said)) == [
         ("prepare_analysis", ["concept_annotations", "concept_baselines"], []),

@@ -7,8 +7,10 @@ from esm_sae_assets.settings import Settings, load_settings
 
 TRAINED = {"sae_checkpoint", "sae_replicate", "sae_untrained"}
 EMBEDDED = {"embedding_shards", "untrained_embeddings"}
+SPLICED = {"sae_model_fidelity"}
 HELD_OUT = TRAINED | {
     "sae_metrics",
+    "sae_model_fidelity",
     "feature_clusters",
     "feature_concepts",
     "feature_summary",
@@ -38,7 +40,7 @@ READ_BY = {
         "",
         HELD_OUT | {"feature_taxonomy", "embedding_cluster_summary"},
     ),
-    "seed": (1, DRAWN | TRAINED | EMBEDDED),
+    "seed": (1, DRAWN | TRAINED | EMBEDDED | SPLICED),
     "split_seed": (1, HELD_OUT),
     "samples.large_size": (9, {"uniref50_10M_sample"}),
     "samples.large_max_length": (9, {"uniref50_10M_sample"}),
@@ -59,23 +61,24 @@ READ_BY = {
         {
             *(EMBEDDED | {"embedding_manifest", "embedding_clusters_json"}),
             *("concept_annotations", "concept_baselines", "feature_activations"),
+            *SPLICED,
         },
     ),
-    "embedding.encoder": ("esmc_300m", EMBEDDED | {"embedded_clusters"}),
-    "embedding.weights": ("/encoder.pth", {"embedding_shards", "embedded_clusters"}),
-    "embedding.layer": (1, EMBEDDED | {"embedded_clusters"}),
-    "embedding.pooling": ("max", EMBEDDED | {"embedded_clusters"}),
+    "embedding.encoder": ("esmc_300m", EMBEDDED | SPLICED | {"embedded_clusters"}),
+    "embedding.weights": ("/encoder.pth", SPLICED | {"embedding_shards", "embedded_clusters"}),
+    "embedding.layer": (1, EMBEDDED | SPLICED | {"embedded_clusters"}),
+    "embedding.pooling": ("max", EMBEDDED | SPLICED | {"embedded_clusters"}),
     "embedding.residues_per_protein": (9, EMBEDDED),
-    "embedding.max_length": (9, EMBEDDED | {"embedded_clusters"}),
+    "embedding.max_length": (9, EMBEDDED | SPLICED | {"embedded_clusters"}),
     "embedding.long_sequences": ("skip", EMBEDDED | {"embedded_clusters"}),
     "embedding.sequences_per_shard": (
         1_000,
         EMBEDDED | {"embedding_manifest"},
     ),
     "embedding.dtype": ("float16", EMBEDDED),
-    "embedding.device": ("cpu", EMBEDDED | {"embedded_clusters"}),
-    "embedding.precision": ("bfloat16", EMBEDDED | {"embedded_clusters"}),
-    "embedding.batch_tokens": (99, EMBEDDED | {"embedded_clusters"}),
+    "embedding.device": ("cpu", EMBEDDED | SPLICED | {"embedded_clusters"}),
+    "embedding.precision": ("bfloat16", EMBEDDED | SPLICED | {"embedded_clusters"}),
+    "embedding.batch_tokens": (99, EMBEDDED | SPLICED | {"embedded_clusters"}),
     "sae.latent_dim": (9, TRAINED),
     "sae.ks": ([16, 32], {"sae_comparison", "latent_matches", "concept_baselines"}),
     "sae.batch_size": (9, TRAINED),
@@ -94,6 +97,7 @@ READ_BY = {
     "sae.checkpoint_every": (9, TRAINED),
     "sae.project": ("trials", TRAINED),
     "sae.license": ("cc-by-4.0", {"sae_release"}),
+    "sae.fidelity_proteins": (9, SPLICED),
     "sae.replicate": (
         False,
         {"sae_replicate", "latent_matches", "feature_summary", "feature_report"},
@@ -122,6 +126,11 @@ READ_BY = {
 }
 # Those that ask for others beside them, which stand in both graphs.
 WITH = {
+    "sae.imported": (
+        {"ks": [16], "replicate": False, "untrained_baseline": False},
+        "/sae.npy",
+        {"sae_checkpoint"},
+    ),
     "clusters.taxonomy_checksum": (
         {"taxonomy": TAXDUMP},
         "md5:0",

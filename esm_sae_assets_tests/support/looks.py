@@ -66,6 +66,10 @@ LOOKED = {
         "release/L64_k4",
         lambda product, data, limits: sae.release_checks(_ks(product), data.sae),
     ),
+    "sae_model_fidelity": Looked(
+        "analysis/L64_k4/model_fidelity",
+        lambda product, data, limits: sae.fidelity_checks(_ks(product)),
+    ),
     "sae_comparison": Looked(
         "comparison",
         lambda product, data, limits: sae.comparison_checks(

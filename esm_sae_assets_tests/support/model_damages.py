@@ -131,6 +131,30 @@ CASES = [
         "k = 4: .*sae.safetensors: latent_bias is not that of .*checkpoint_epoch_2.npy",
     ),
     Case(
+        "sae_model_fidelity",
+        "fidelity_adds_up",
+        set_json("model_fidelity.json", cross_entropy_spliced=-1.0),
+        "cross_entropy_spliced is -1, expected 0 to",
+    ),
+    Case(
+        "sae_model_fidelity",
+        "fidelity_adds_up",
+        set_json("model_fidelity.json", recovered_of_zero=2.5),
+        "recovered_of_zero is 2.5, which does not follow from the cross-entropies",
+    ),
+    Case(
+        "sae_model_fidelity",
+        "fidelity_adds_up",
+        drop_first("by_residue.parquet"),
+        "masked residues: found",
+    ),
+    Case(
+        "sae_model_fidelity",
+        "splicing_beats_the_mean",
+        summarise(cross_entropy_spliced=9.0),
+        "the encoder loses more than with the mean state: cross-entropy 9 and",
+    ),
+    Case(
         "sae_comparison",
         "every_k_is_compared",
         drop_first("comparison.parquet"),
