@@ -67,14 +67,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _variants(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Return for each variant what it has of its own; what depends on k is a function of it."""
+    """Return for each variant what it has of its own."""
     latents = options.latent_dim
     known: dict[str, dict[str, Any]] = {
         "TopK": {},
         "BatchTopK": {"activation": "batchtopk"},
         "Matryoshka TopK": {"prefixes": (latents // 16, latents // 4, latents // 2)},
         "JumpReLU": {"activation": "jumprelu"},
-        "TopK, k annealed": {"k_start": min(4 * max(options.topk), latents)},
+        "TopK, k annealed": {"k_start": 4},
     }
     chosen = options.variants or list(known)
     return {name: known[name] for name in chosen}
@@ -185,6 +185,10 @@ def _plot(table: pl.DataFrame, rows: str) -> bytes:
     )
     ticks = sorted(set(table["k"]))
     axes.set_xticks(ticks, [str(k) for k in ticks])
+    least, most = axes.get_ylim()
+    shown = [f"{digit}e{power}" for power in range(-5, 1) for digit in (1, 2, 3, 5, 7)]
+    ticks = [tick for tick in map(float, shown) if least <= tick <= most]
+    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.legend(frameon=False)
     return png_bytes(figure)

@@ -110,8 +110,10 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--k_start",
         type=int,
-        metavar="K",
-        help="k of the first step, which falls to each k over the first quarter of the steps",
+        default=1,
+        metavar="N",
+        help="train with N times k at first, falling to k over the first quarter of the steps "
+        "(default: 1)",
     )
     add("--no_latent_bias", action="store_true", help="leave the latents' bias at 0")
     add(

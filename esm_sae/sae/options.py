@@ -37,8 +37,8 @@ class TrainOptions:
     """Matryoshka: numbers of latents, ascending and below L. The first so many latents are to
     reconstruct the rows by themselves, so that general latents come first."""
 
-    k_start: int | None = None
-    """k of the first step, from which it falls linearly. None: k all the time."""
+    k_start: int = 1
+    """k of the first step as a multiple of k, to which it falls linearly. 1: k all the time."""
 
     k_anneal: float = 0.25
     """Share of all steps over which k falls from ``k_start``."""
@@ -145,10 +145,10 @@ class TrainOptions:
                 f"prefixes are {', '.join(map(str, self.prefixes))}; they must ascend from 1 to "
                 f"below the {self.latent_dim} latents"
             )
-        if self.k_start is not None and not self.k <= self.k_start <= self.latent_dim:
+        if not 1 <= self.k_start <= self.latent_dim / self.k:
             raise InputError(
-                f"k_start is {self.k_start}; it must be from k = {self.k} to the number of "
-                f"latents, {self.latent_dim}"
+                f"k_start is {self.k_start}; it must be 1 or more, and that multiple of k = "
+                f"{self.k} no more than the {self.latent_dim} latents"
             )
         if not 0 <= self.k_anneal <= 1:
             raise InputError(f"k_anneal is {self.k_anneal}; it must be a share from 0 to 1")

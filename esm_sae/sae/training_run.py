@@ -275,7 +275,7 @@ def _variant(options: TrainOptions) -> dict[str, Any]:
     variant: dict[str, Any] = {}
     if options.prefixes:
         variant["prefixes"] = list(options.prefixes)
-    if options.k_start is not None:
+    if options.k_start > 1:
         variant |= {"k_start": options.k_start, "k_anneal": options.k_anneal}
     if options.activation == "jumprelu":
         variant |= {"bandwidth": options.bandwidth, "l0_weight": options.l0_weight}

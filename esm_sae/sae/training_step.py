@@ -139,13 +139,13 @@ def take_step(
 
 
 def k_of_step(step: int, options: TrainOptions, plan: Plan) -> int:
-    """Return the k of a step, counted from 0: from ``k_start`` it falls linearly to k.
+    """Return the k of a step, counted from 0: from ``k_start * k`` it falls to k.
 
     Source: k annealing, He et al. 2024 (Llama Scope, arXiv 2410.20526).
     """
-    first, falling = options.k_start or options.k, round(options.k_anneal * plan.steps)
+    falling = round(options.k_anneal * plan.steps)
     left = max(0.0, 1 - step / falling) if falling else 0.0
-    return options.k + round((first - options.k) * left)
+    return round(options.k * (1 + (options.k_start - 1) * left))
 
 
 def learning_rate(step: int, options: TrainOptions, plan: Plan) -> float:

@@ -96,8 +96,9 @@ class SAESettings(Section):
     mean, and after the training a threshold), or trained thresholds."""
     prefixes: tuple[int, ...] = ()
     """Matryoshka: numbers of first latents that are to reconstruct rows by themselves."""
-    k_start: int | None = Field(default=None, ge=1, le=_MOST)
-    """k of the first step, which falls over the first quarter of the steps; none: it does not."""
+    k_start: int = Field(default=1, ge=1, le=_MOST)
+    """k of the first step as a multiple of k, to which it falls over the first quarter of the
+    steps."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of the matrix products; sums and weights are float32 in either."""
     aux_alpha: float = Field(default=1 / 32, ge=0, allow_inf_nan=False)

@@ -93,7 +93,7 @@ READ_BY = {
     "sae.normalize_ddof": (1, TRAINED),
     "sae.activation": ("batchtopk", TRAINED),
     "sae.prefixes": ((7,), TRAINED),
-    "sae.k_start": (200, TRAINED),
+    "sae.k_start": (4, TRAINED),
     "sae.checkpoint_every": (9, TRAINED),
     "sae.project": ("trials", TRAINED),
     "sae.license": ("cc-by-4.0", {"sae_release"}),

@@ -127,7 +127,7 @@ def test_jump_relu_is_held_at_k(weights):
 
 def test_k_falls_to_its_end_and_stays_there():
     plan = Plan(8, 4, 10, 1e-3, 2)
-    options = TrainOptions(64, 8, k_start=48, k_anneal=0.5)
+    options = TrainOptions(64, 8, k_start=6, k_anneal=0.5)
     ks = [k_of_step(step, options, plan) for step in range(plan.steps)]
     assert ks[:3] == [48, 46, 44]
     assert ks[20:] == [8] * 20
@@ -140,7 +140,7 @@ VARIANTS = {
     "batchtopk": replace(OPTIONS, activation="batchtopk"),
     "jumprelu": replace(OPTIONS, activation="jumprelu"),
     "matryoshka": replace(OPTIONS, prefixes=(4, 12)),
-    "annealed": replace(OPTIONS, k_start=12),
+    "annealed": replace(OPTIONS, k_start=4),
 }
 
 
@@ -214,8 +214,8 @@ def test_a_stopped_training_of_a_variant_goes_on_to_the_same_bytes(
         ({"prefixes": (4, 4)}, "prefixes are 4, 4; they must ascend"),
         ({"prefixes": (4, 32)}, "below the 32 latents"),
         ({"prefixes": (0, 4)}, "ascend from 1"),
-        ({"k_start": 2}, "k_start is 2; it must be from k = 3"),
-        ({"k_start": 33}, "to the number of latents, 32"),
+        ({"k_start": 0}, "k_start is 0; it must be 1 or more"),
+        ({"k_start": 11}, "that multiple of k = 3 no more than the 32 latents"),
         ({"k_anneal": 1.5}, "k_anneal is 1.5"),
         ({"bandwidth": 0.0}, "bandwidth is 0.0; it must be above 0"),
         ({"l0_weight": float("inf")}, "l0_weight is inf"),
