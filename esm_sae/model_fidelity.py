@@ -7,7 +7,7 @@ from typing import Any
 
 from esm_sae import cli
 from esm_sae.analysis import measure_model_fidelity
-from esm_sae.embedding.cli_options import add_encoder_options, encoder_from
+from esm_sae.embedding.cli_options import add_encoder_options, encoder_from, recorded_encoder
 from esm_sae.errors import InputError
 from esm_sae.formats.checkpoint import SAEConfig
 
@@ -75,11 +75,7 @@ def _measure(options: argparse.Namespace) -> str:
 def _settle(options: argparse.Namespace, config: SAEConfig) -> None:
     """Fill in what the checkpoint records and the options don't say."""
     if options.model is None:
-        if config.encoder == "unknown":
-            raise InputError(
-                f"{options.checkpoint}: does not record its encoder; name it with --model"
-            )
-        options.model = config.encoder
+        options.model = recorded_encoder(config, options.checkpoint)
     if options.layer is None:
         if config.layer is None:
             raise InputError(

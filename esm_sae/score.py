@@ -17,8 +17,8 @@ from esm_sae.embedding.cli_options import (
     add_encoder_options,
     embedding_options_from,
     encoder_from,
+    recorded_encoder,
 )
-from esm_sae.embedding.imported import is_imported_name
 from esm_sae.errors import InputError
 from esm_sae.formats.checkpoint import SAEConfig, require_same_embeddings
 from esm_sae.formats.fasta import read_fasta
@@ -131,17 +131,7 @@ def _settle(options: argparse.Namespace, config: SAEConfig, reference: Path | No
     A pooling that neither tells is that of the analysis, else the mean.
     """
     if options.model is None:
-        if config.encoder == "unknown":
-            raise InputError(
-                f"{options.checkpoint}: does not record its encoder; name it with --model"
-            )
-        # What a file records never decides what is imported.
-        if is_imported_name(config.encoder):
-            raise InputError(
-                f"{options.checkpoint}: records an encoder of somebody's own code, which is only "
-                f"run when you name it; if you trust it: --model {config.encoder}"
-            )
-        options.model = config.encoder
+        options.model = recorded_encoder(config, options.checkpoint)
     if options.layer is None:
         options.layer = -1 if config.layer is None else config.layer
     if config.pooling != "unknown":

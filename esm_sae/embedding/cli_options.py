@@ -4,13 +4,34 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
+from esm_sae import storage
 from esm_sae.embedding.encoders import (
     PRECISIONS,
     Encoder,
     encoder_names,
     load_encoder,
 )
+from esm_sae.embedding.imported import is_imported_name
 from esm_sae.embedding.options import LONG_SEQUENCES, POOLINGS, EmbeddingOptions
+from esm_sae.errors import InputError
+from esm_sae.formats.checkpoint import SAEConfig
+
+
+def recorded_encoder(config: SAEConfig, checkpoint: storage.PathLike) -> str:
+    """Return the encoder that a checkpoint records, for a command that was given none.
+
+    Raises:
+        InputError: it records none, or one of somebody's own code: what a file records never
+            decides what is imported.
+    """
+    if config.encoder == "unknown":
+        raise InputError(f"{checkpoint}: does not record its encoder; name it with --model")
+    if is_imported_name(config.encoder):
+        raise InputError(
+            f"{checkpoint}: records an encoder of somebody's own code, which is only run when you "
+            f"name it; if you trust it: --model {config.encoder}"
+        )
+    return config.encoder
 
 
 def add_encoder_options(

@@ -89,7 +89,7 @@ def read_biohub(
         )
     config = _config_of(file, facts, layer)
     if k is not None and k != config.k:
-        raise InputError(f"{file}: was trained with k = {config.k}, not {k}; leave --topk out")
+        raise InputError(f"{file}: was trained with k = {config.k}, not {k}; ask for {config.k}")
     if normalize is False:
         raise InputError(f"{file}: was trained with normalize = True")
     arrays = _read_tensors(file, facts)

@@ -459,7 +459,7 @@ def _require_agreement(
     if not 1 <= config.k <= config.latent_dim:
         raise InputError(f"{file}: k is {config.k}, expected 1 to L = {config.latent_dim}")
     if k is not None and k != config.k:
-        raise InputError(f"{file}: was trained with k = {config.k}, not {k}; leave --topk out")
+        raise InputError(f"{file}: was trained with k = {config.k}, not {k}; ask for {config.k}")
     if normalize is not None and normalize != config.normalize:
         raise InputError(f"{file}: was trained with normalize = {config.normalize}")
 

@@ -76,6 +76,8 @@ def evaluate_sae(
     - ``untrained_fvu``, ``untrained_l0_mean``, ``untrained_encoder``: of the SAE given as
       ``untrained``, on its own test rows and by their own variance; null where none is given.
     - ``activation``: what decides which latents fire, as in ``SAEConfig``.
+    - ``trained_on_these``: whether the training rows were of these embeddings, so that the split
+      says which were held out; null where the SAE does not tell.
     - ``l0_mean``, ``l0_histogram``: latents that fire on a row; the number of rows with 0, 1, ..
     - ``unfired_share``: latents that fire on no test row, beside ``unfired_share_expected`` under
       uniform use, exp(-kN/L) for N rows.
@@ -109,6 +111,12 @@ def evaluate_sae(
     sae.require_fit(shards)
     split = SplitChoice(similarity_clusters, split_seed)
     _require_same_split(path, sae, split)
+    if _trained_on(sae, shards) is False:
+        warnings.warn(
+            f"{path}: was trained on other embeddings than {shards.directory}; test rows may have "
+            "been trained on",
+            stacklevel=2,
+        )
     other = None if untrained is None else _counterpart(untrained, sae, shards, split)
     return produce_folder(
         output,
@@ -149,6 +157,7 @@ def _evaluate(
     metrics = {
         "k": sae.config.k,
         "activation": sae.config.activation,
+        "trained_on_these": _trained_on(sae, shards),
         "latent_dim": sae.config.latent_dim,
         "width": sae.config.width,
         "encoder": shards.provenance.describe(),
@@ -191,11 +200,18 @@ def _fidelity_metrics(held_out: HeldOut, statistics: RowStatistics) -> dict[str,
 
 
 def _firing_metrics(firing: Firing, sae: SAE) -> dict[str, Any]:
+    # By thresholds k was aimed at, and need not hold here.
+    per_row = sae.config.k if sae.config.activation == "topk" else firing.l0_mean
     return {
         "l0_mean": firing.l0_mean,
         "unfired_share": float(np.mean(~firing.fired)),
-        "unfired_share_expected": math.exp(-sae.config.k * firing.rows / sae.config.latent_dim),
+        "unfired_share_expected": math.exp(-per_row * firing.rows / sae.config.latent_dim),
     }
+
+
+def _trained_on(sae: SAE, shards: EmbeddingShards) -> bool | None:
+    trained_on = sae.config.data_fingerprint
+    return None if trained_on == "unknown" else trained_on == shards.fingerprint
 
 
 def _training_metrics(path: Path) -> dict[str, Any]:

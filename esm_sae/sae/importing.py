@@ -30,34 +30,43 @@ def import_sae(
     *,
     k: int | None = None,
     latent_dim: int | None = None,
+    normalize: bool | None = None,
 ) -> Product:
     """Publish an SAE of any form that ``read_sae`` knows as a folder like that of a training.
 
     The weights are those of the source, bit for bit: no decoder row is renormalised, which would
     change what TopK keeps. The folder has the checkpoint and ``config.json``, no record of a
     training, and in its summary the entries of one, null where nothing tells them. A source that
-    does not tell its pooling gets that of the rows; an encoder or layer stays unknown.
+    does not tell its pooling gets that of the rows; an encoder or layer stays unknown. Of an SAE
+    of other rows than these the split is not taken over: by it, proteins here may have been
+    trained on that count as held out.
 
     Args:
         source: file or folder.
         output: the folder to make.
         shards: the rows that it shall encode.
-        k: if given, what the source must have.
-        latent_dim: likewise.
+        k: what the source must have, where it tells; else what it has.
+        latent_dim: if given, what it must have.
+        normalize: as k.
 
     Raises:
         InputError: the source can't be read, has another k or L, or is of other rows than these.
     """
     path = Path(source)
-    checkpoint = read_sae(path)
+    checkpoint = read_sae(path, k=k, normalize=normalize)
     config = checkpoint.config
-    _require(path, "k", config.k, k)
-    _require(path, "latent_dim", config.latent_dim, latent_dim)
+    if latent_dim not in (None, config.latent_dim):
+        raise InputError(
+            f"{path}: has {config.latent_dim} latents, not {latent_dim}; ask for "
+            f"{config.latent_dim}"
+        )
     if checkpoint.unknown:
         warnings.warn(f"{path}: does not tell {' or '.join(checkpoint.unknown)}", stacklevel=2)
     SAE(checkpoint).require_fit(shards)
     pooling = shards.provenance.pooling if config.pooling == "unknown" else config.pooling
     config = replace(config, pooling=pooling, final_checkpoint=_CHECKPOINT)
+    if config.data_fingerprint != shards.fingerprint:
+        config = replace(config, training=_without_split(config.training))
 
     def build(work: Path) -> dict[str, Any]:
         write_checkpoint(
@@ -84,9 +93,8 @@ def import_sae(
     )
 
 
-def _require(path: Path, name: str, found: int, wanted: int | None) -> None:
-    if wanted not in (None, found):
-        raise InputError(f"{path}: has {name} = {found}, not {wanted}; ask for {found}")
+def _without_split(training: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in training.items() if name != "split"}
 
 
 def _summary(config: SAEConfig) -> dict[str, Any]:

@@ -213,8 +213,8 @@ def _padded_blocks(rows: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
     for start in range(0, len(rows), _ROWS_PER_BLOCK):
         block = rows[start : start + _ROWS_PER_BLOCK]
         size = 1 << (len(block) - 1).bit_length()
-        padded = np.zeros((size, rows.shape[1]), dtype=np.float32)
-        padded[: len(block)] = block
+        # With a row that is there: on one of zeros many a threshold may be exceeded.
+        padded = np.concatenate([block, np.repeat(block[-1:], size - len(block), axis=0)])
         yield slice(start, start + len(block)), padded
 
 

@@ -119,7 +119,7 @@ class TrainOptions:
             raise InputError(
                 f"k is {self.k} with {self.latent_dim} latents; lower k or raise latent_dim"
             )
-        self._check_variant()
+        self.check_variant()
         if self.normalize_ddof not in (0, 1):
             raise InputError(f"normalize_ddof is {self.normalize_ddof}; it must be 0 or 1")
         if self.precision not in get_args(Precision):
@@ -134,7 +134,12 @@ class TrainOptions:
                 "that come to 1 at most"
             )
 
-    def _check_variant(self) -> None:
+    def check_variant(self) -> None:
+        """Check the options that only some trainings have.
+
+        Raises:
+            InputError: an option has a value that cannot be used.
+        """
         if self.activation not in ACTIVATIONS:
             raise InputError(
                 f"activation is {self.activation}; it must be {' or '.join(ACTIVATIONS)}"
@@ -145,7 +150,7 @@ class TrainOptions:
                 f"prefixes are {', '.join(map(str, self.prefixes))}; they must ascend from 1 to "
                 f"below the {self.latent_dim} latents"
             )
-        if not 1 <= self.k_start <= self.latent_dim / self.k:
+        if self.k_start < 1 or (self.k_start > 1 and self.k_start * self.k > self.latent_dim):
             raise InputError(
                 f"k_start is {self.k_start}; it must be 1 or more, and that multiple of k = "
                 f"{self.k} no more than the {self.latent_dim} latents"

@@ -1,7 +1,7 @@
 """One step of training: gradient, decoder constraint, Adam, and which latents are dead."""
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ _EPSILON = 6.25e-10
 _LARGEST_GRADIENT_NORM = 1.0
 # In units of the scaled rows: along a random direction they have about this deviation.
 _FIRST_THRESHOLD = 1.0
-_MEMORY = 0.99
+_NEWEST, _FORGETTING = 0.01, 10
 
 
 class State(NamedTuple):
@@ -219,14 +219,20 @@ def _updated(
     since_fired = jnp.where(loss.fired, 0, unfired)
     threshold = state.threshold
     if options.loss.activation == "batchtopk":
-        threshold = _running(threshold, loss.smallest)
+        # Any: optax's types tell nothing of what is in a chain's state.
+        steps = cast(Any, state.optimizer)[1].count
+        threshold = _running(threshold, loss.smallest, steps)
     return State(with_unit_rows(weights), optimizer, since_fired, threshold), figures
 
 
-def _running(mean: jax.Array, smallest: ArrayLike) -> jax.Array:
-    """Return BatchTopK's threshold after a batch, in which perhaps nothing fired."""
-    moved = jnp.where(mean > 0, _MEMORY * mean + (1 - _MEMORY) * jnp.asarray(smallest), smallest)
-    return jnp.where(jnp.isfinite(smallest), moved, mean)
+def _running(mean: jax.Array, smallest: ArrayLike, steps: jax.Array) -> jax.Array:
+    """Return BatchTopK's threshold after a batch, in which perhaps nothing fired.
+
+    The newest counts for a hundredth, and for more in the first thousand steps: what the untrained
+    weights had must not stay in it.
+    """
+    weight = jnp.maximum(_NEWEST, _FORGETTING / (steps + _FORGETTING))
+    return jnp.where(jnp.isfinite(smallest), mean + weight * (smallest - mean), mean)
 
 
 _in_training_units = jax.jit(_scaled, static_argnames="normalize")

@@ -161,12 +161,16 @@ def _imported_checkpoint(
     @made_from(
         "sae_checkpoint",
         "embedding_manifest",
-        *(chosen.imported, state_of(chosen.imported), chosen.latent_dim),
+        *(chosen.imported, state_of(chosen.imported), chosen.latent_dim, chosen.normalize),
+        # What a file does not tell stands beside it.
+        state_of(str(Path(chosen.imported).with_name("config.json"))),
     )
     def sae_checkpoint(
         context: dg.AssetExecutionContext, data: DataRoot
     ) -> Iterator[PartitionEvent]:
-        """A sparse autoencoder with at most k latents firing on a row, trained elsewhere.
+        """A sparse autoencoder with k latents firing on a row, at most or in the mean.
+
+        It was trained elsewhere.
 
         The folder holds the weights as they came, and what is known of their training.
         """
@@ -178,6 +182,8 @@ def _imported_checkpoint(
                 open_shards(data.shards),
                 k=k,
                 latent_dim=chosen.latent_dim,
+                # Where the file tells it, the setting need not.
+                normalize=chosen.normalize or None,
             )
             result = metadata.result(product, clock, imported_from=chosen.imported)
             folders = at_each(chosen.ks, data.sae)

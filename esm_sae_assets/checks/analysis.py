@@ -16,7 +16,7 @@ ACTIVATIONS = (
     Check(
         "activations_are_sound",
         "Of every k: the four tables have the same latents, proteins, rows and activations; of "
-        "two files by row at most k latents fire on a row, and every activation is above 0.",
+        "two files by row at most k latents fire on a row (TopK), and every activation is above 0.",
     ),
     Check("latents_fire", "Of every k: few latents fire on no row at all.", warns=True),
 )

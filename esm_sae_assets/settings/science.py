@@ -6,6 +6,8 @@ from pydantic import Field, field_validator, model_validator
 
 from esm_sae import storage
 from esm_sae.clusters import Backend, Layout, Organism, Rank, Selection
+from esm_sae.errors import InputError
+from esm_sae.sae.options import TrainOptions
 from esm_sae_assets.settings.section import Section, split_list
 
 LARGE_SAMPLE, SMALL_SAMPLE = "uniref50_10M_sample", "uniref50_1M_sample"
@@ -140,6 +142,17 @@ class SAESettings(Section):
         if not value or len(set(value)) < len(value) or min(value) < 1:
             raise ValueError("expected distinct positive numbers, such as 16,32,64")
         return value
+
+    @model_validator(mode="after")
+    def _require_variant(self) -> Self:
+        for k in self.ks:
+            try:
+                TrainOptions(
+                    self.latent_dim, k, prefixes=self.prefixes, k_start=self.k_start
+                ).check_variant()
+            except InputError as error:
+                raise ValueError(str(error)) from None
+        return self
 
     @model_validator(mode="after")
     def _require_what_can_be_imported(self) -> Self:
