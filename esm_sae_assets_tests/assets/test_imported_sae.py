@@ -85,8 +85,8 @@ def test_the_whole_graph_runs_on_an_imported_sae(settings, biohub):
 @pytest.mark.parametrize(
     ("chosen", "message"),
     [
-        ({"ks": [4]}, "has k = 8, not 4; ask for 8"),
-        ({"latent_dim": 128}, "has latent_dim = 64, not 128; ask for 64"),
+        ({"ks": [4]}, "was trained with k = 8, not 4; ask for 8"),
+        ({"latent_dim": 128}, "has 64 latents, not 128; ask for 64"),
         ({"imported": "/nowhere/layer_3.safetensors"}, "no such file"),
     ],
     ids=str,

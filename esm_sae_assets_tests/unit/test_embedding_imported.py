@@ -1,11 +1,16 @@
 """Encoders that are named by where Python finds them, and what is said of those that are none."""
 
+import sys
+
 import numpy as np
 import pytest
 
+from esm_sae import model_fidelity, score
 from esm_sae.embedding import Vocabulary, load_encoder
+from esm_sae.embedding.cli_options import recorded_encoder
 from esm_sae.embedding.encoders import known_size
 from esm_sae.errors import InputError
+from esm_sae.formats.checkpoint import SAEConfig
 from esm_sae_assets.settings import load_settings
 
 CODE = """
@@ -100,7 +105,7 @@ def test_settings_take_it_and_ask_for_its_untrained_twin_where_that_is_wanted():
 
 class Tokenizer:
     cls_token_id, eos_token_id, pad_token_id = 0, None, 2
-    bos_token_id, sep_token_id = None, 3
+    bos_token_id, sep_token_id, mask_token_id = None, 3, 8
 
     def __init__(self, **changed):
         vars(self).update(changed)
@@ -112,7 +117,17 @@ class Tokenizer:
 def test_a_tokenizer_gives_its_residues_and_special_tokens():
     vocabulary = Vocabulary.from_tokenizer(Tokenizer())
     assert (vocabulary.bos, vocabulary.eos, vocabulary.pad) == (0, 3, 2)
+    assert vocabulary.mask == 8
     tokens = vocabulary.encode("acJ")
     assert (tokens.ids.tolist(), tokens.unknown) == ([0, 4, 6, 5, 3], 1)
     with pytest.raises(InputError, match="Tokenizer: has no token PAD"):
         Vocabulary.from_tokenizer(Tokenizer(pad_token_id=None))
+
+
+def test_no_command_imports_an_encoder_that_a_checkpoint_records():
+    config = SAEConfig(8, 16, 4, encoder="this:nothing")
+    with pytest.raises(InputError, match="only run when you name it; if you trust it: --model"):
+        recorded_encoder(config, "checkpoint.npy")
+    assert "this" not in sys.modules
+    # Both commands that take an encoder from a checkpoint ask this function.
+    assert score.recorded_encoder is model_fidelity.recorded_encoder is recorded_encoder

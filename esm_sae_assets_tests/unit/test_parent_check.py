@@ -53,7 +53,7 @@ def sae_of(axes, **config):
 
 
 FIRST, LAST = [0, 1, 2], [5, 6, 7]
-KNOWN = {"encoder": "esmc_test", "layer": 3}
+KNOWN = {"encoder": "esmc_test", "layer": 3, "pooling": "mean"}
 
 
 def fvu_of(sae, matrix):

@@ -121,8 +121,8 @@ def test_the_commands_take_it_as_it_came(biohub, write_clusters, tmp_path, capsy
 @pytest.mark.parametrize(
     ("changes", "wanted", "message"),
     [
-        ({}, {"k": 5}, "has k = 4, not 5; ask for 4"),
-        ({}, {"latent_dim": 25}, "has latent_dim = 24, not 25; ask for 24"),
+        ({}, {"k": 5}, "was trained with k = 4, not 5; ask for 4"),
+        ({}, {"latent_dim": 25}, "has 24 latents, not 25; ask for 24"),
         ({"encoder": "other"}, {}, r"differ in encoder \(esmc_test and other\)"),
         ({"weights_sha256": "1" * 64}, {}, "differ in encoder weights"),
         ({"layer": 2}, {}, r"differ in layer \(3 and 2\)"),

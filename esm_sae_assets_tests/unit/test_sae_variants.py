@@ -8,15 +8,18 @@ import numpy as np
 import polars as pl
 import pytest
 
+from esm_sae.analysis import compute_activations
+from esm_sae.analysis.verification.activations import verify_activations
 from esm_sae.errors import InputError
 from esm_sae.formats.checkpoint import read_checkpoint, read_config
 from esm_sae.formats.shards import open_shards
-from esm_sae.sae import TrainOptions, load_checkpoint, train_sae, training_run
+from esm_sae.sae import TrainOptions, evaluate_sae, load_checkpoint, train_sae, training_run
 from esm_sae.sae.activation import activate
 from esm_sae.sae.loss import LossOptions, batch_loss
 from esm_sae.sae.model import initialise
 from esm_sae.sae.options import Plan
 from esm_sae.sae.training_step import k_of_step
+from esm_sae.sae.verification import verify_checkpoint, verify_metrics
 
 B, D, L, K = 9, 5, 14, 2
 BANDWIDTH = 0.4
@@ -167,6 +170,25 @@ def test_a_training_learns_and_its_checkpoint_says_what_it_is(shards, tmp_path, 
     assert (l0.max() > 3) == has_threshold
     record = pl.read_parquet(product.path / "metrics.parquet")
     assert record["l0"].is_finite().all()
+
+
+@pytest.mark.parametrize("variant", ["batchtopk", "jumprelu"])
+def test_what_is_made_from_thresholds_passes_the_checks(shards, tmp_path, variant):
+    product = train_sae(shards, tmp_path / "L32_k3", VARIANTS[variant]).product
+    verify_checkpoint(product)
+    measured = verify_metrics(evaluate_sae(product.path, shards, tmp_path / "metrics"))
+    sae = load_checkpoint(product.path)
+    found = verify_activations(compute_activations(sae, shards, tmp_path / "activations"))
+    assert measured.l0_max > 3
+    assert found.l0_max > 3
+
+
+@pytest.mark.parametrize("k_start", [1, 4])
+def test_after_a_short_training_the_threshold_is_that_of_its_end(shards, tmp_path, k_start):
+    options = replace(VARIANTS["batchtopk"], num_epochs=2, k_start=k_start)
+    sae = load_checkpoint(train_sae(shards, tmp_path / "L32_k3", options).product.path)
+    values, _ = sae.encode_sparse(shards.rows_at(np.arange(shards.rows)))
+    assert 2 < (values > 0).sum(1).mean() < 4.5
 
 
 def test_general_latents_come_first_in_nested_dictionaries(shards, tmp_path):
