@@ -69,7 +69,15 @@ def read_json(path: PathLike) -> Any:
     Raises:
         InputError: the file is missing, truncated or not JSON.
     """
-    content = read_bytes(path)
+    return parse_json(read_bytes(path), path)
+
+
+def parse_json(content: bytes, path: PathLike) -> Any:
+    """Parse what was read from a JSON file.
+
+    Raises:
+        InputError: it is truncated or not JSON.
+    """
     try:
         value = json.loads(content)
         if b"\\u" in content:

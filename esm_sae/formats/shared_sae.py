@@ -80,7 +80,7 @@ def read_shared_sae(
     # Read once: what is hashed is what is used.
     content = storage.read_bytes(folder / CONFIG_NAME)
     _require_hash(folder / CONFIG_NAME, content, recorded, MANIFEST_NAME)
-    config, sha256 = _read_config(folder / CONFIG_NAME)
+    config, sha256 = _parse_config(content, folder / CONFIG_NAME)
     weights = storage.read_bytes(folder / WEIGHTS_NAME)
     _require_hash(folder / WEIGHTS_NAME, weights, sha256, CONFIG_NAME)
     tensors = _tensors(weights, folder / WEIGHTS_NAME)
@@ -124,9 +124,9 @@ def _require_hash(path: Path, content: bytes, recorded: object, by: str) -> None
         )
 
 
-def _read_config(path: Path) -> tuple[SAEConfig, str]:
+def _parse_config(text: bytes, path: Path) -> tuple[SAEConfig, str]:
     """Return the config, and the sha256 that the weights must have."""
-    content = storage.read_json(path)
+    content = storage.parse_json(text, path)
     if not isinstance(content, dict) or content.get("model_type") != MODEL_TYPE:
         raise InputError(
             f"{path}: not the config of a shared SAE, its model_type is not {MODEL_TYPE}; {_AGAIN}"

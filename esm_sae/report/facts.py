@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
+from esm_sae.formats.activation_names import activation_of
 from esm_sae.formats.checkpoint import SAEConfig
 
 # A name is telling that goes at least half the way from one that says nothing to a perfect one.
@@ -21,10 +22,16 @@ class Fact(NamedTuple):
 def headline(config: SAEConfig, counts: dict[str, Any], metrics: dict[str, Any]) -> list[Fact]:
     """Return the figures at the top of the page; those that were not measured are left out."""
     row = "residues" if config.pooling == "residue" else "proteins"
+    activation = activation_of(config)
+    meant = activation.with_k(config.k)
     facts = [
         Fact("latents that fire", f"{counts['firing_latents']:,}", f"of {counts['latents']:,}"),
         Fact("proteins", f"{counts['proteins']:,}", _rows_encoded(config, counts)),
-        Fact("latents per row", f"{counts['mean_l0']:.1f}", f"of at most k = {config.k}"),
+        Fact(
+            "latents per row",
+            f"{counts['mean_l0']:.1f}",
+            f"of {meant}" if activation.limits else f"{activation.name}: {meant}",
+        ),
     ]
     fvu, pca = metrics.get("fvu"), metrics.get("pca_fvu")
     if fvu is not None:
@@ -92,7 +99,8 @@ def provenance(config: SAEConfig) -> list[tuple[str, str]]:
         "row width D": config.width,
         "latents L": config.latent_dim,
         "k": config.k,
-        "rows normalised": "yes" if config.normalize else "no",
+        "activation": _activation(config),
+        "rows normalised": _normalised(config),
         "tied weights": "yes" if config.tied else "no",
         "epochs": config.epochs,
         "seed": config.seed,
@@ -110,7 +118,20 @@ def provenance(config: SAEConfig) -> list[tuple[str, str]]:
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return ", ".join(f"{name.replace('_', ' ')} {part}" for name, part in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
     return value
+
+
+def _activation(config: SAEConfig) -> str:
+    activation = activation_of(config)
+    return f"{activation.name}, {activation.with_k(config.k)}"
+
+
+def _normalised(config: SAEConfig) -> str:
+    if not config.normalize:
+        return "no"
+    return f"yes, ddof {config.normalize_ddof}, epsilon {config.normalize_epsilon:g}"
 
 
 def _rows_encoded(config: SAEConfig, counts: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ import polars as pl
 
 from esm_sae import storage
 from esm_sae.errors import InputError
+from esm_sae.formats.activation_names import activation_of
 from esm_sae.formats.analysis_tables import CONCEPT_COMPARISON, HEATMAP, MATCH_FIGURE
 from esm_sae.formats.checkpoint import SAEConfig
 from esm_sae.formats.manifest import (
@@ -26,7 +27,7 @@ from esm_sae.report.page import page_assets, render_page
 from esm_sae.report.payload import SUMMARY_COLUMNS, payload
 from esm_sae.report.tables import comparison_of, eligible_concepts
 
-_ALGORITHM = "report-3"
+_ALGORITHM = "report-4"
 _TEMPLATE = "report.html.j2"
 _FILES = (
     _TEMPLATE,
@@ -139,6 +140,7 @@ def _render(
         encoder_note=config.encoder_note,
         title=title,
         config=config,
+        activation=activation_of(config),
         counts=counts,
         taxonomy=manifests["taxonomy"].summary,
         families=families,

@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 from esm_sae import storage
 from esm_sae.errors import InputError
+from esm_sae.formats.activation_names import activation_of
 from esm_sae.formats.checkpoint import SAEConfig
 from esm_sae.formats.manifest import (
     Manifest,
@@ -21,7 +22,7 @@ from esm_sae.report.facts import Fact, provenance
 from esm_sae.report.page import page_assets, render_page
 from esm_sae.report.protein_payload import LATENTS_SHOWN, protein_payload, read_candidates
 
-_ALGORITHM = "protein-report-2"
+_ALGORITHM = "protein-report-3"
 _TEMPLATE = "protein_report.html.j2"
 _FILES = (_TEMPLATE, "protein_report.css", "browse.js", "protein_report.js")
 _CANDIDATES_SHOWN = 100
@@ -80,6 +81,7 @@ def write_protein_report(
             encoder_note=config.encoder_note,
             title=heading,
             config=config,
+            activation=activation_of(config),
             counts=counts,
             headline=_headline(config, counts),
             shown=shown,

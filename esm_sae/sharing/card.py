@@ -8,6 +8,7 @@ from typing import Any
 
 from esm_sae import storage
 from esm_sae.data import provenance
+from esm_sae.formats.activation_names import activation_of
 from esm_sae.formats.checkpoint import Checkpoint, SAEConfig
 from esm_sae.formats.shared_sae import CARD_NAME
 from esm_sae.sharing.lineage import Lineage
@@ -62,6 +63,7 @@ def model_card(known: Known) -> str:
     """Return a model card: YAML front matter as the hub reads it, then Markdown."""
     config = known.checkpoint.config
     options = _mapping(_or_nothing(known.lineage.shard, "determinants").get("options"))
+    split = _split(config)
     template = resources.files("esm_sae.sharing").joinpath(_TEMPLATE).read_text(encoding="utf-8")
     return render(
         template,
@@ -86,7 +88,10 @@ def model_card(known: Known) -> str:
             "rows": "residues" if config.pooling == "residue" else "rows",
             "encoder": _loadable(config),
             "source": Verbatim(f'"hf://{known.repository or "ORG/NAME"}"'),
-            "split": _split(config),
+            "split": split,
+            "held_out": split is not None and (known.metrics or {}).get("trained_on_these") is True,
+            "activation": activation_of(config),
+            "prefixes": _prefixes(config),
             "thresholds": known.checkpoint.threshold is not None,
             "limits": list(_limits(known, options)),
         },
@@ -140,6 +145,12 @@ def _split(config: SAEConfig) -> dict[str, Any] | None:
         "clusters": clusters,
         "bundled": clusters is not None and clusters == identity_of_clusters("bundled"),
     }
+
+
+def _prefixes(config: SAEConfig) -> Any:
+    """Return the sizes of the dictionaries within the dictionary; None where there are none."""
+    prefixes = config.training.get("prefixes")
+    return ", ".join(map(str, prefixes)) if isinstance(prefixes, list) else prefixes
 
 
 def _limits(known: Known, options: Mapping[str, Any]) -> Iterator[str]:

@@ -18,7 +18,9 @@ def require_trackers(names: Sequence[str]) -> None:
     for name in names:
         if name not in TRACKERS:
             raise InputError(f"tracker '{name}': expected one of {', '.join(TRACKERS)}")
-        if importlib.util.find_spec(name) is None:
+        found = importlib.util.find_spec(name)
+        # A plain folder of that name, such as wandb makes for its runs, has no origin.
+        if found is None or found.origin is None:
             raise InputError(
                 f"tracker '{name}': its package is not installed; pip install 'esm-sae[{name}]'"
             )

@@ -21,42 +21,34 @@ _SessionLog: Any = getattr(event_pb2, "SessionLog")  # noqa: B009
 _Summary: Any = getattr(summary_pb2, "Summary")  # noqa: B009
 
 _FILE_VERSION = "brain.Event:2"
+_FILE_NAME = "events.out.tfevents."
 
 
 class TensorBoardEvents:
     """One event file of a training, each row on the disk once it is logged.
 
     A training has the folder ``PROJECT/NAME/FINGERPRINT``, so that one with other options does not
-    mix with it. Going on after a kill makes the next file, at whose head stands from which step on
-    what was told before is void.
+    mix with it. Going on makes the next file, at whose head stands that what was told before is
+    void; then comes the whole record, with the rows that were made while nobody was told.
     """
 
     def __init__(self, directory: Path, run: TrackedRun) -> None:
         folder = directory / run.project / run.name / run.fingerprint[:8]
         folder.mkdir(parents=True, exist_ok=True)
-        before = len(list(folder.glob("*.tfevents.*")))
         # TensorBoard reads them in the order of their names.
-        self._file = (folder / f"events.out.tfevents.{before:010d}").open("xb")
+        self._file = (folder / f"{_FILE_NAME}{_next_number(folder):010d}").open("xb")
         self._writer = RecordWriter(self._file)
-        steps_done = run.rows[-1]["step"] if run.rows else 0
-        self._last_step = steps_done
+        self._last_step = 0
         self._write(file_version=_FILE_VERSION)
-        self._write(step=steps_done + 1, session_log=_SessionLog(status=_SessionLog.START))
-        if not before:
-            self._write(step=0, summary=_text("config", run.config))
-            for row in run.rows:
-                self.log(row)
+        self._write(step=0, session_log=_SessionLog(status=_SessionLog.START))
+        self._write(step=0, summary=_text("config", run.config))
+        for row in run.rows:
+            self._add(row)
         self._flush()
 
     def log(self, row: Row) -> None:
         """Write the figures of a row."""
-        values = [
-            _Summary.Value(tag=name, simple_value=value)
-            for name, value in row.items()
-            if name != "step" and value is not None
-        ]
-        self._last_step = row["step"]
-        self._write(step=row["step"], summary=_Summary(value=values))
+        self._add(row)
         self._flush()
 
     def finish(self, summary: Row | None) -> None:
@@ -65,12 +57,27 @@ class TensorBoardEvents:
             if summary is not None:
                 self._write(step=self._last_step, summary=_text("summary", summary))
 
+    def _add(self, row: Row) -> None:
+        values = [
+            _Summary.Value(tag=name, simple_value=value)
+            for name, value in row.items()
+            if name != "step" and value is not None
+        ]
+        self._last_step = row["step"]
+        self._write(step=row["step"], summary=_Summary(value=values))
+
     def _write(self, **content: Any) -> None:
         event = _Event(wall_time=time.time(), **content)
         self._writer.write(event.SerializeToString())
 
     def _flush(self) -> None:
         self._writer.flush()
+
+
+def _next_number(folder: Path) -> int:
+    # One above the last, not their count: older ones may have been removed.
+    endings = [path.name.removeprefix(_FILE_NAME) for path in folder.glob(f"{_FILE_NAME}*")]
+    return max((int(ending) for ending in endings if ending.isdecimal()), default=-1) + 1
 
 
 def _text(tag: str, content: Row) -> Any:

@@ -16,6 +16,7 @@ from esm.tokenization import EsmSequenceTokenizer
 
 from esm_sae import model_fidelity
 from esm_sae.analysis import measure_model_fidelity
+from esm_sae.analysis.model_fidelity import measurement
 from esm_sae.analysis.model_fidelity.hidden_residues import (
     AMINO_ACIDS,
     amino_acids_of,
@@ -47,7 +48,7 @@ class FakeSAE:
     fingerprint = "fake"
 
     def __init__(self, reconstruct, width, **config):
-        self.config = SAEConfig(width, 8, 2, **config)
+        self.config = SAEConfig(width, 8, 2, **{"pooling": "residue", **config})
         self.reconstruct = reconstruct
 
 
@@ -63,7 +64,7 @@ def random_sae(width, seed=0, **config):
             latent_bias=np.zeros(64, np.float32),
             pre_bias=generator.standard_normal(width).astype(np.float32) / 10,
             threshold=threshold,
-            config=SAEConfig(width, 64, 8, **config),
+            config=SAEConfig(width, 64, 8, **{"pooling": "residue", **config}),
             path=Path("random"),
         ),
         "random",
@@ -291,6 +292,22 @@ def test_a_batch_is_what_its_proteins_are_alone(demo, fasta, tmp_path):
         assert alone[name] == pytest.approx(together[name], abs=1e-5)
 
 
+def test_the_mean_state_is_summed_over_slices(demo, fasta, tmp_path, monkeypatch):
+    proteins = drawn(fasta, "train")
+    assert len(proteins.ids) == 6
+    monkeypatch.setattr(measurement, "_AT_A_TIME", 4)
+    sizes, embed = [], demo.embed
+
+    def embedding(sequences, **options):
+        sizes.append(len(sequences))
+        return embed(sequences, **options)
+
+    monkeypatch.setattr(demo, "embed", embedding)
+    mean, count = measurement._mean_state(demo, proteins, 2, None)
+    assert (sizes, count) == ([4, 2], 6)
+    np.testing.assert_allclose(mean, mean_state(demo, fasta, 2), rtol=1e-5)
+
+
 def outcome_of(entropies):
     """Return the outcome of residues with the cross-entropies of clean, spliced, mean, zero."""
     columns = [0, *[1, 2, 3] * 2]
@@ -369,6 +386,7 @@ ENCODED = {"encoder": "esmc_demo", "pooling": "residue"}
     ("config", "message"),
     [
         ({"pooling": "mean"}, "trained on mean rows, .* only one of residue rows can be spliced"),
+        ({"pooling": "unknown"}, 'record "pooling": "residue" in a config.json beside it'),
         ({"encoder": "esmc_300m"}, "differ in encoder .esmc_demo and esmc_300m"),
         ({"weights_sha256": "1" * 64}, "differ in encoder weights"),
         ({"layer": 1}, r"differ in layer \(2 and 1\)"),

@@ -1,3 +1,4 @@
+import functools
 import json
 import re
 from pathlib import Path
@@ -5,8 +6,10 @@ from typing import Any
 
 import pytest
 
+import own_proteins
 from esm_sae.analysis import describe_proteins
 from esm_sae.errors import InputError
+from esm_sae.formats.checkpoint import SAEConfig
 from esm_sae.report import protein_payload, write_protein_report
 from own_proteins import (
     write_activations,
@@ -64,6 +67,33 @@ def test_page_carries_proteins_latents_and_residues(
     assert [row[1] for row in data["candidates"]] == ["tr|P00001|A_X", "P2", "P4"]
     assert "Left out" not in product.path.read_text()
     assert product.manifest.summary == {"proteins": 4, "proteins_shown": 4}
+
+
+@pytest.mark.parametrize(
+    ("activation", "described_as", "silence"),
+    [
+        ("topk", "a TopK sparse autoencoder with at most k = 2.", "a TopK autoencoder lets only k"),
+        (
+            "jumprelu",
+            "a JumpReLU sparse autoencoder with k = 2 in the mean.",
+            "a JumpReLU autoencoder keeps a latent silent wherever it stays below its threshold.",
+        ),
+    ],
+)
+def test_the_activation_is_named_and_what_silence_means(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+    activation: str,
+    described_as: str,
+    silence: str,
+) -> None:
+    config = functools.partial(SAEConfig, activation=activation)
+    monkeypatch.setattr(own_proteins, "SAEConfig", config)
+    described = request.getfixturevalue("described")
+    page = write_protein_report(tmp_path / "r.html", **described).path.read_text()
+    assert described_as in page
+    assert silence in page
 
 
 def test_nothing_in_a_header_becomes_markup(described: dict[str, Path], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ import base64
 import hashlib
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ from analysed_runs import MadeUp, write_run
 from esm_sae import storage
 from esm_sae.errors import InputError
 from esm_sae.formats import analysis_tables
+from esm_sae.formats.checkpoint import SAEConfig
 from esm_sae.formats.manifest import produce_folder
 from esm_sae.report import write_report
 from esm_sae.report.examples import over_the_range
+from esm_sae.report.facts import provenance
 from esm_sae.report.page import embedded_json
 from esm_sae.report.payload import accession_of, on_grid
 
@@ -139,6 +142,32 @@ def test_what_the_encoder_is_worth_is_said_at_the_top(tmp_path: Path, note: str,
     encoder = {"encoder": "esmc_demo", "encoder_note": note} if note else {}
     text = _write(write_run(tmp_path, MadeUp(config=encoder))).read_text()
     assert said in text.split('id="browse"')[0]
+
+
+@pytest.mark.parametrize(
+    ("activation", "name", "meant"),
+    [
+        ("topk", "TopK", "of at most k = 4"),
+        ("batchtopk", "BatchTopK", "BatchTopK: k = 4 in the mean"),
+        ("jumprelu", "JumpReLU", "JumpReLU: k = 4 in the mean"),
+    ],
+)
+def test_the_activation_is_named_and_what_k_says_of_it(
+    tmp_path: Path, activation: str, name: str, meant: str
+) -> None:
+    text = _write(write_run(tmp_path, MadeUp(config={"activation": activation}))).read_text()
+    assert f"A {name} sparse autoencoder on embeddings" in text
+    assert f"<span>{meant}</span>" in text
+    k = meant.removeprefix("of ").removeprefix(f"{name}: ")
+    assert f'<th scope="row">activation</th><td>{name}, {k}</td>' in text
+
+
+def test_provenance_tells_the_z_score_and_lists_plainly() -> None:
+    config = SAEConfig(8, 24, 4, training={"prefixes": [6, 12]})
+    told = dict(provenance(config))
+    assert (told["rows normalised"], told["training: prefixes"]) == ("no", "6, 12")
+    z_scored = replace(config, normalize=True, normalize_ddof=1, normalize_epsilon=1e-6)
+    assert dict(provenance(z_scored))["rows normalised"] == "yes, ddof 1, epsilon 1e-06"
 
 
 def test_metrics_and_their_figures_are_shown(run: dict[str, Path], tmp_path: Path) -> None:

@@ -145,6 +145,20 @@ def test_the_card_may_be_edited_and_files_be_put_beside(shared):
     assert read_shared_sae(shared).config.k == K
 
 
+def test_the_config_that_is_hashed_is_the_one_that_is_used(shared, monkeypatch):
+    path, original = shared / "config.json", storage.read_bytes
+
+    def swapped_after_reading(file):
+        content = original(file)
+        if storage.Path(file) == path:
+            path.write_text(path.read_text().replace('"layer": 2', '"layer": 3'))
+        return content
+
+    monkeypatch.setattr(storage, "read_bytes", swapped_after_reading)
+    assert read_shared_sae(shared).config.layer == 2
+    assert '"layer": 3' in path.read_text()
+
+
 def test_a_training_folder_is_none(tmp_path):
     assert not is_shared_sae(train(tmp_path / "L12_k3", random_checkpoint()))
     assert not is_shared_sae(tmp_path / "nothing")

@@ -118,7 +118,7 @@ def test_the_card_has_the_figures_of_the_records(run, shared):
         "60 drawn uniformly (seed 0) from 90 records",
         "Swiss-Prot and TrEMBL",
         "connected components of pairs with 30% identity",
-        f"On {metrics.summary['test_rows']} test rows, which were never trained on:",
+        f"On {metrics.summary['test_rows']} test rows",
         "esmc_demo: a small demonstration model",
         "The UniProt Consortium, CC BY 4.0",
         "The files here are under cc-by-4.0",
@@ -209,6 +209,52 @@ def test_limits_are_computed(tmp_path):
     assert "The encoder has random weights: this SAE is a baseline" in untrained
 
 
+SPLIT = {"split": {"seed": 0, "similarity_clusters": None}}
+
+
+@pytest.mark.parametrize(
+    ("training", "recorded", "held_out"),
+    [
+        (SPLIT, {"trained_on_these": True}, True),
+        (SPLIT, {"trained_on_these": False}, False),
+        (SPLIT, {"trained_on_these": None}, False),
+        (SPLIT, {}, False),
+        ({}, {"trained_on_these": True}, False),
+    ],
+)
+def test_test_rows_were_never_trained_on_only_where_that_is_known(
+    tmp_path, training, recorded, held_out
+):
+    card = card_of(tmp_path, config=config(training=training), metrics={"test_rows": 9, **recorded})
+    seen = text_of(card)
+    assert ("On 9 test rows, which were never trained on:" in seen) == held_out
+    assert ("may have been among the training rows" in seen) == (not held_out)
+
+
+def test_what_makes_a_variant_is_told_with_its_paper(tmp_path):
+    plain = text_of(card_of(tmp_path))
+    assert "TopK (Gao et al. 2024, arXiv 2406.04093)\n" in plain
+    for absent in ("prefixes", "k while training", "thresholds", "Bussmann", "He et al."):
+        assert absent not in plain
+    training = {"prefixes": [2, 4], "k_start": 3, "k_anneal": 0.25}
+    batch = config(activation="batchtopk", training=training)
+    seen = text_of(card_of(tmp_path, np.ones(6), "batchtopk", config=batch))
+    for said in (
+        "2, in the mean",
+        "BatchTopK (Bussmann et al. 2024, arXiv 2412.06410), a threshold for each latent",
+        "2, 4: the first N latents, with their rows of the decoder, are a dictionary of their own",
+        "Matryoshka SAEs, Bussmann et al. 2025, arXiv 2503.17547",
+        "at first 3 times k, falling to k over the first 25.0% of the steps",
+        "He et al. 2024, Llama Scope, arXiv 2410.20526",
+    ):
+        assert said in seen
+    jump = config(activation="jumprelu", training={"bandwidth": 0.5, "l0_weight": 2.0})
+    seen = text_of(card_of(tmp_path, np.ones(6), "jumprelu", config=jump))
+    assert "JumpReLU (Rajamanoharan et al. 2024, arXiv 2407.14435)" in seen
+    assert "in a window of 0.5 around them, in units of the scaled rows" in seen
+    assert "weight of the L0 loss 2" in seen
+
+
 def test_thresholds_and_z_scores_are_in_the_formulas(tmp_path):
     card = card_of(
         tmp_path,
@@ -235,13 +281,14 @@ HOSTILE = (
 
 
 def test_foreign_text_stays_text(tmp_path):
+    variant = {"prefixes": [HOSTILE], "k_start": HOSTILE, "bandwidth": HOSTILE}
     foreign = config(
         project=HOSTILE,
         encoder=HOSTILE,
         encoder_note=HOSTILE,
         weights_sha256=HOSTILE,
         versions={HOSTILE: HOSTILE},
-        training={"devices": {"kind": HOSTILE}, "warmup": HOSTILE, "split": [1]},
+        training={"devices": {"kind": HOSTILE}, "warmup": HOSTILE, "split": [1], **variant},
     )
     card = card_of(tmp_path, config=foreign)
     assert set(front_matter_of(card)) == {"library_name", "tags"}

@@ -1,8 +1,10 @@
 """Trackers of a training: they show its record row by row, and change nothing of it."""
 
+import importlib.util
 import json
 import logging
 import os
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -242,6 +244,27 @@ def test_a_tracker_that_comes_later_shows_what_was_before(shards, tmp_path, monk
     require_same(scalars, record_of(result.product.path))
 
 
+@pytest.mark.usefixtures("saving_always")
+@pytest.mark.parametrize("removed", [(), (0,), (0, 1)])
+def test_rows_made_while_tracking_was_off_are_shown(shards, tmp_path, monkeypatch, removed):
+    tracked = Tracking(["tensorboard"], tmp_path / "tracking")
+    original = training_run.take_step
+    for tracking in (tracked, Tracking(), tracked):
+        with monkeypatch.context() as patched:
+            patched.setattr(training_run, "take_step", dying_after(2, original))
+            with pytest.raises(KeyboardInterrupt):
+                list(train_saes(shards, {3: tmp_path / "L16_k3"}, OPTIONS, tracking=tracking))
+    folder = the_events(tmp_path / "tracking")
+    for number in removed:
+        (folder / f"events.out.tfevents.{number:010d}").unlink()
+    result = train_sae_tracked(shards, tmp_path, ["tensorboard"])
+    scalars, texts = read_events(folder)
+    record = record_of(result.product.path)
+    assert [step for step, _ in scalars["loss"]] == list(range(1, 10))
+    require_same(scalars, record)
+    assert texts["summary"] == result.product.manifest.summary
+
+
 def dying_after(steps, original):
     taken = iter(range(steps))
 
@@ -293,9 +316,9 @@ def test_what_stands_in_the_trackers_way_ends_no_training(shards, tmp_path, capl
     plain = train_sae(shards, tmp_path / "plain" / "L16_k3", OPTIONS).product
     folder = tmp_path / "tracking" / "tensorboard" / "esm_sae" / "L16_k3"
     folder = folder / plain.manifest.fingerprint[:8]
-    folder.mkdir(parents=True)
-    (tmp_path / "tracking" / "wandb").write_text("a file where a folder is to be")
-    (folder / "events.out.tfevents.0000000001").mkdir()
+    folder.parent.mkdir(parents=True)
+    for place in (folder, tmp_path / "tracking" / "wandb"):
+        place.write_text("a file where a folder is to be")
     outputs = {k: tmp_path / f"L16_k{k}" for k in (3, 5)}
     tracking = Tracking(TRACKERS, tmp_path / "tracking")
     list(train_saes(shards, outputs, OPTIONS, tracking=tracking))
@@ -342,6 +365,15 @@ def test_what_cannot_be_had_is_told_before_the_training(
         train_sae_tracked(shards, tmp_path, [name])
     assert list(tmp_path.glob("L16*")) == []
     require_trackers([])
+
+
+def test_a_folder_of_its_name_is_no_package(tmp_path, monkeypatch):
+    (tmp_path / "wandb").mkdir()
+    monkeypatch.delitem(sys.modules, "wandb")
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    assert importlib.util.find_spec("wandb") is not None
+    with pytest.raises(InputError, match="tracker 'wandb': its package is not installed"):
+        require_trackers(["wandb"])
 
 
 def test_the_command_puts_it_beside_the_outputs_or_where_it_is_told(shards, tmp_path, capsys):

@@ -46,7 +46,9 @@ from esm_sae.split import (
     read_similarity_clusters,
 )
 
-_ALGORITHM = "model-fidelity-1"
+_ALGORITHM = "model-fidelity-2"
+# Training proteins whose mean rows are held at a time.
+_AT_A_TIME = 256
 
 
 def measure_model_fidelity(
@@ -80,7 +82,8 @@ def measure_model_fidelity(
     - ``by_residue.parquet``: one row per amino acid, as ``by_amino_acid``.
     - ``model_fidelity.png``: both as a figure.
 
-    Memory: the model, a batch with its states and logits, 22 numbers per protein.
+    Memory: the model, a batch with its states and logits, the sequences of the chosen proteins of
+    a split, the tallies of 22 numbers per test protein, and 256 mean rows at a time.
 
     Args:
         sae: an SAE of residue rows.
@@ -97,9 +100,9 @@ def measure_model_fidelity(
         batch_tokens: most tokens of a batch; None takes what suits the device.
 
     Raises:
-        InputError: the SAE is of other rows than residues, or of another model or layer, or was
-            trained with another split; the model has no head; no protein falls into the test or
-            the training split; values that are not finite.
+        InputError: the SAE is of other rows than residues or of unknown ones, of another model or
+            layer, or was trained with another split; the model has no head; no protein falls into
+            the test or the training split; values that are not finite.
     """
     config, number = sae.config, model.layer_number(layer)
     _require_spliceable(sae, model, number)
@@ -189,7 +192,13 @@ def measure_model_fidelity(
 
 def _require_spliceable(sae: Reconstructing, model: LanguageModel, layer: int) -> None:
     config = sae.config
-    if config.pooling not in ("residue", "unknown"):
+    if config.pooling == "unknown":
+        raise InputError(
+            "nothing records of what rows the SAE is, and only one of residue rows can be spliced "
+            'in; if it is one, record "pooling": "residue" in a config.json beside it, with its '
+            "width, latent_dim and k"
+        )
+    if config.pooling != "residue":
         raise InputError(
             f"the SAE was trained on {config.pooling} rows, of which a model has none inside; only "
             "one of residue rows can be spliced in: train it on shards of --pooling residue"
@@ -206,9 +215,15 @@ def _mean_state(
     model: LanguageModel, proteins: Proteins, layer: int, batch_tokens: int | None
 ) -> tuple[np.ndarray, int]:
     """Return the mean state of the proteins' residues, (D,) float64, and how many proteins."""
-    means = model.embed(proteins.sequences, pooling="mean", layer=layer, batch_tokens=batch_tokens)
-    lengths = np.array([len(sequence) for sequence in proteins.sequences])
-    return np.average(means.astype(np.float64), axis=0, weights=lengths), len(lengths)
+    total, residues = np.zeros(model.width), 0
+    for start in range(0, len(proteins.sequences), _AT_A_TIME):
+        some = proteins.sequences[start : start + _AT_A_TIME]
+        means = model.embed(some, pooling="mean", layer=layer, batch_tokens=batch_tokens)
+        lengths = np.array([len(sequence) for sequence in some])
+        # Not a matrix product, whose sum would depend on the number of threads.
+        total += (means.astype(np.float64) * lengths[:, None]).sum(axis=0)
+        residues += int(lengths.sum())
+    return total / residues, len(proteins.sequences)
 
 
 def _predict(
