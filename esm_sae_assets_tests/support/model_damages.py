@@ -200,7 +200,7 @@ CASES = [
         "feature_activations",
         "activations_are_sound",
         lambda output: output.change_rows("by_row/00000.parquet", row=pl.lit(0)),
-        "1 of 1 rows have more than k = 4 latents that fire, such as row 0, l0",
+        "1 of 1 rows have more than 4 latents that fire, such as row 0, l0",
     ),
     Case(
         "feature_activations",

@@ -330,7 +330,10 @@ def test_nothing_held_out_is_an_error(trained, write_shards, tmp_path):
     name = next(f"P{n}" for n in range(99) if split_of(f"P{n}") == "train")
     content = [(name, generator.standard_normal((1, 8))) for _ in range(5)]
     shards = open_shards(write_shards(tmp_path / "few", content))
-    with pytest.raises(InputError, match="none of its proteins falls into the test split"):
+    with (
+        pytest.raises(InputError, match="none of its proteins falls into the test split"),
+        pytest.warns(UserWarning, match="was trained on other embeddings than .*few; test rows"),
+    ):
         evaluate_sae(folder / "k2", shards, tmp_path / "metrics")
 
 
