@@ -14,7 +14,7 @@ MATERIALISED = """
 def test_a_backfill_over_all_assets_materialises_the_whole_graph(small_project):
     with dagster_dev(small_project) as ask:
         nodes = [node for node in ask(NODES)["assetNodes"] if node["isMaterializable"]]
-        assert len(nodes) == 23
+        assert len(nodes) == 25
         backfill = launch_backfill(ask, [node["assetKey"]["path"][0] for node in nodes])
         assert wait_for_backfill(ask, backfill) == "COMPLETED_SUCCESS"
         found = {str(node["assetKey"]): node for node in ask(MATERIALISED)["assetNodes"]}
