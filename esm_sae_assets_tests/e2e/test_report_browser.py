@@ -172,6 +172,8 @@ def test_the_map_is_walked_by_keyboard(browser: Any, report: Path) -> None:
     require_silence(browser, report)
 
 
+# The weights are random.
+@pytest.mark.filterwarnings("ignore:.*rows unexplained:UserWarning")
 def test_the_report_of_the_command(browser: Any, tmp_path: Path) -> None:
     _write_clusters(tmp_path)
     _write_sae(tmp_path / "L300_k8")
