@@ -7,17 +7,11 @@ from typing import Any, Protocol
 import numpy as np
 import polars as pl
 
-from esm_sae.formats.checkpoint import SAEConfig
-from esm_sae.formats.shards import Provenance
+from esm_sae.formats.parent_check import Reconstructing, Rows
 
 
-class SparseEncoder(Protocol):
+class SparseEncoder(Reconstructing, Protocol):
     """An SAE as far as the analysis is concerned."""
-
-    @property
-    def config(self) -> SAEConfig:
-        """What the checkpoint is: D, L, k and where its training rows came from."""
-        ...
 
     @property
     def fingerprint(self) -> str:
@@ -31,28 +25,9 @@ class SparseEncoder(Protocol):
         """
         ...
 
-    def reconstruct(self, rows: np.ndarray, /) -> np.ndarray:
-        """Return the reconstruction of (N, D) rows in their own units, (N, D) float32."""
-        ...
 
-
-class EmbeddingRows(Protocol):
+class EmbeddingRows(Rows, Protocol):
     """Embedding rows in order, with what each row is; ``EmbeddingShards`` is one."""
-
-    @property
-    def rows(self) -> int:
-        """N, the number of rows."""
-        ...
-
-    @property
-    def width(self) -> int:
-        """D, the width of a row."""
-        ...
-
-    @property
-    def provenance(self) -> Provenance:
-        """Encoder, layer and pooling of the rows."""
-        ...
 
     @property
     def fingerprint(self) -> str:
@@ -66,10 +41,6 @@ class EmbeddingRows(Protocol):
 
     def batches(self, size: int) -> Iterator[tuple[int, np.ndarray]]:
         """Yield ``(first row, (n, D) float32)`` in row order."""
-        ...
-
-    def rows_at(self, indices: np.ndarray, /) -> np.ndarray:
-        """Return the rows of these numbers, (n, D) float32."""
         ...
 
 

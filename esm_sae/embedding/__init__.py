@@ -3,10 +3,10 @@
 Importing this package imports neither torch nor esm; the functions do so when they need them.
 """
 
+from esm_sae.embedding.backbone import Backbone
 from esm_sae.embedding.clusters import embed_clusters
+from esm_sae.embedding.encoder import Encoder
 from esm_sae.embedding.encoders import (
-    Backbone,
-    Encoder,
     encoder_names,
     load_encoder,
     register_encoder,

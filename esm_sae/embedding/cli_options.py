@@ -5,12 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from esm_sae import storage
-from esm_sae.embedding.encoders import (
-    PRECISIONS,
-    Encoder,
-    encoder_names,
-    load_encoder,
-)
+from esm_sae.embedding.devices import PRECISIONS
+from esm_sae.embedding.encoder import Encoder
+from esm_sae.embedding.encoders import encoder_names, load_encoder
 from esm_sae.embedding.imported import is_imported_name
 from esm_sae.embedding.options import LONG_SEQUENCES, POOLINGS, EmbeddingOptions
 from esm_sae.errors import InputError

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from esm_sae import storage
-from esm_sae.embedding.encoders import Encoder
+from esm_sae.embedding.encoder import Encoder
 from esm_sae.embedding.matrices import MatrixFile
 from esm_sae.embedding.options import EmbeddingOptions
 from esm_sae.embedding.residues import ResidueRows, all_residues

@@ -9,7 +9,7 @@ from esm_sae.errors import InputError
 from esm_sae.formats.shards import Provenance
 
 if TYPE_CHECKING:
-    from esm_sae.embedding.encoders import Encoder
+    from esm_sae.embedding.encoder import Encoder
 
 POOLINGS = ("mean", "max", "last", "bos", "residue")
 LONG_SEQUENCES = ("truncate", "window", "skip")

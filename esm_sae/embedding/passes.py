@@ -12,7 +12,7 @@ from esm_sae.errors import InputError, ResumableError
 from esm_sae.progress import LOGGER
 
 if TYPE_CHECKING:
-    from esm_sae.embedding.encoders import Encoder
+    from esm_sae.embedding.encoder import Encoder
 
 
 class Batch(NamedTuple):

@@ -10,7 +10,8 @@ import numpy as np
 import polars as pl
 
 from esm_sae import storage
-from esm_sae.embedding.encoders import canonical_layer, known_size
+from esm_sae.embedding.encoder import canonical_layer
+from esm_sae.embedding.encoders import known_size
 from esm_sae.embedding.matrices import MatrixFile
 from esm_sae.embedding.options import POOLINGS
 from esm_sae.embedding.pt_files import PtFile, open_pt_folder

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from esm_sae.embedding.encoders import Encoder
+from esm_sae.embedding.encoder import Encoder
 from esm_sae.embedding.journal import Journal, read_journal, remove_journal
 from esm_sae.embedding.matrices import MatrixFile
 from esm_sae.embedding.options import EmbeddingOptions

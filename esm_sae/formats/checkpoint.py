@@ -1,5 +1,7 @@
 """SAE checkpoints: a NumPy-saved dictionary of weights and what is known of them."""
 
+import functools
+import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -131,6 +133,19 @@ class Checkpoint:
     path: Path
     unknown: tuple[str, ...] = ()
     threshold: np.ndarray | None = None
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Hash of what decides an encoding: weights, k and z-score; the same in every file form."""
+        digest = hashlib.sha256()
+        k = self.config.k if self.threshold is None else None
+        digest.update(repr((k, self.config.z_score)).encode())
+        weights = (self.encoder, self.decoder, self.latent_bias, self.pre_bias, self.threshold)
+        for array in weights:
+            if array is not None:
+                digest.update(repr(array.shape).encode())
+                digest.update(np.ascontiguousarray(array, "<f4"))
+        return digest.hexdigest()
 
 
 def read_checkpoint(

@@ -41,7 +41,7 @@ class SAE:
 
     Attributes:
         config: what is known of the weights.
-        fingerprint: sha256 of the weights file.
+        fingerprint: hash of what decides an encoding, as ``Checkpoint.fingerprint``.
     """
 
     def __init__(self, checkpoint: Checkpoint, fingerprint: str = "") -> None:
@@ -205,7 +205,7 @@ def load_checkpoint(
         warnings.warn(
             f"{checkpoint.path}: does not tell {' or '.join(checkpoint.unknown)}", stacklevel=2
         )
-    return SAE(checkpoint, storage.sha256_of(checkpoint.path))
+    return SAE(checkpoint, checkpoint.fingerprint)
 
 
 def _padded_blocks(rows: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:

@@ -81,14 +81,14 @@ def share_sae(
     shared = read_sae(checkpoint, k=k, normalize=normalize)
     weights = storage.sha256_of(shared.path)
     trained = _training_of(shared)
-    measured = None if metrics is None else _metrics_of(Path(metrics), weights, trained)
+    measured = None if metrics is None else _metrics_of(Path(metrics), shared.fingerprint, trained)
     card = model_card(
         Known(
             checkpoint=shared,
             weights_sha256=weights,
             training={} if trained is None else trained.summary,
             metrics=None if measured is None else storage.read_json(measured.path / METRICS_NAME),
-            latents=None if analysis is None else _summary_of(Path(analysis), weights),
+            latents=None if analysis is None else _summary_of(Path(analysis), shared.fingerprint),
             lineage=trace(shared.config, made_from),
             license=license,
             repository=repository,
@@ -142,25 +142,25 @@ def _training_of(shared: Checkpoint) -> Manifest | None:
     return manifest
 
 
-def _metrics_of(folder: Path, weights: str, trained: Manifest | None) -> Product:
+def _metrics_of(folder: Path, fingerprint: str, trained: Manifest | None) -> Product:
     product = product_at(folder)
     if product is None or product.manifest.kind != "sae_metrics":
         raise InputError(f"{folder}: holds no metrics of an SAE; name the folder of sae_metrics")
     require_files(product)
     measured = product.manifest.determinants.get("checkpoint")
     of_weights = measured.get("weights") if isinstance(measured, dict) else None
-    if weights != of_weights and (trained is None or measured != trained.data_version):
+    if fingerprint != of_weights and (trained is None or measured != trained.data_version):
         raise InputError(f"{folder}: metrics of another SAE; evaluate this one")
     return product
 
 
-def _summary_of(folder: Path, weights: str) -> dict[str, Any]:
+def _summary_of(folder: Path, fingerprint: str) -> dict[str, Any]:
     """Return what the summary of an analysis counts, and of how many proteins it is."""
     activations = read_manifest(folder / "activations")
     summary = read_manifest(manifest_beside(folder / _SUMMARY))
     if activations is None or summary is None:
         raise InputError(f"{folder}: holds no finished analysis (activations and {_SUMMARY})")
-    if activations.determinants.get("sae") != weights:
+    if activations.determinants.get("sae") != fingerprint:
         raise InputError(f"{folder}: an analysis of another checkpoint; analyse this one")
     if summary.determinants.get("activations") != identity_of(folder / "activations"):
         raise InputError(f"{folder}: {_SUMMARY} is of other activations; analyse again")

@@ -27,7 +27,7 @@ from esm_sae.analysis.model_fidelity.loss_recovered import Tally, loss_recovered
 from esm_sae.analysis.model_fidelity.splicing import Outcome
 from esm_sae.data import bundled_fasta
 from esm_sae.embedding import load_encoder, register_encoder
-from esm_sae.embedding.encoders import Encoder
+from esm_sae.embedding.encoder import Encoder
 from esm_sae.embedding.esmc import load_esmc
 from esm_sae.errors import InputError
 from esm_sae.formats.checkpoint import Checkpoint, SAEConfig, write_checkpoint, write_config

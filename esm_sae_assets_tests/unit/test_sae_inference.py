@@ -1,11 +1,12 @@
 """Encoding and decoding with a loaded checkpoint, against NumPy."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from esm_sae import storage
 from esm_sae.errors import InputError
-from esm_sae.formats.checkpoint import SAEConfig, write_checkpoint, write_config
+from esm_sae.formats.checkpoint import SAEConfig, read_checkpoint, write_checkpoint, write_config
 from esm_sae.formats.shards import open_shards
 from esm_sae.sae import load_checkpoint
 
@@ -73,7 +74,26 @@ def test_encode_sparse_encode_and_decode_agree_with_numpy(folder, weights, count
     x_hat = expected @ weights["decoder"] + weights["pre_bias"]
     np.testing.assert_allclose(sae.decode(dense), x_hat, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(sae.reconstruct(rows), x_hat, rtol=1e-4, atol=1e-4)
-    assert sae.fingerprint == storage.sha256_of(folder / "checkpoint_epoch_1.npy")
+
+
+@pytest.mark.parametrize("name", ["encoder", "decoder", "latent_bias", "pre_bias", "threshold"])
+def test_the_fingerprint_is_of_every_weight(folder, name):
+    checkpoint = read_checkpoint(folder)
+    old = getattr(checkpoint, name)
+    new = np.ones(L, np.float32) if old is None else np.nextafter(old, np.float32(9))
+    assert replace(checkpoint, **{name: new}).fingerprint != checkpoint.fingerprint
+
+
+def test_the_fingerprint_is_of_k_and_z_score_but_not_of_what_encodes_alike(folder):
+    checkpoint = read_checkpoint(folder)
+
+    def with_config(**change):
+        return replace(checkpoint, config=replace(checkpoint.config, **change)).fingerprint
+
+    changes = [{"k": K - 1}, {"normalize": True}, {"normalize": True, "normalize_ddof": 1}]
+    assert len({checkpoint.fingerprint, *(with_config(**change) for change in changes)}) == 4
+    assert with_config(project="another", final_checkpoint="") == checkpoint.fingerprint
+    assert load_checkpoint(folder).fingerprint == checkpoint.fingerprint
 
 
 def test_an_imported_decoder_keeps_the_length_of_its_rows(folder, weights):

@@ -13,6 +13,7 @@ from esm_sae.embedding import register_encoder
 from esm_sae.formats.checkpoint import SAEConfig, write_checkpoint, write_config
 from esm_sae.formats.shards import open_shards
 from esm_sae.sae import load_checkpoint
+from esm_sae.sharing import share_sae
 from own_proteins import write_concepts, write_summary
 
 ToyBackbone = runpy.run_path(str(Path(__file__).with_name("toy_encoder.py")))["ToyBackbone"]
@@ -189,6 +190,22 @@ def test_an_analysis_of_another_checkpoint_is_refused_first(
         assert _score(fasta, other, tmp_path / "out", "--analysis", folder) == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_shared_sae_takes_the_analysis_of_the_checkpoint(
+    write_fasta: Any, write_sae: Any, tmp_path: Path
+) -> None:
+    fasta, sae = write_fasta(RECORDS), write_sae(**RECORDED)
+    analysis = _analysis(tmp_path / "analysis", fasta, sae)
+    shared = share_sae(sae, tmp_path / "shared").path
+    for checkpoint, output in ((sae, "one"), (shared, "other")):
+        assert _score(fasta, checkpoint, tmp_path / output, "--analysis", analysis) == 0
+    one, other = (
+        pl.read_parquet(tmp_path / output / "proteins" / "protein_latents.parquet")
+        for output in ("one", "other")
+    )
+    assert one["label"].str.starts_with("name ").all()
+    assert one.equals(other)
 
 
 @pytest.mark.parametrize(("analysed", "own"), [("residue", "mean"), ("mean", "residue")])

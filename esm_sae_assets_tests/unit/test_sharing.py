@@ -9,7 +9,6 @@ import pytest
 import yaml
 from markdown_it import MarkdownIt
 
-from esm_sae import storage
 from esm_sae.data import bundled_fasta
 from esm_sae.embedding import EmbeddingOptions, embed_fasta, load_encoder
 from esm_sae.embedding.encoders import _from_hub, encoder_names
@@ -364,7 +363,7 @@ def evaluated_elsewhere(run, tmp_path):
 
 def test_an_analysis_is_counted_if_it_is_of_the_checkpoint(run, fake_sae, analysis_run, tmp_path):
     sae = fake_sae()
-    sae.fingerprint = storage.sha256_of(read_checkpoint(run["checkpoint"]).path)
+    sae.fingerprint = read_checkpoint(run["checkpoint"]).fingerprint
     counts = read_manifest(manifest_beside(analysis_run(sae)["summary"])).summary
     shared = share_sae(run["checkpoint"], tmp_path / "out", analysis=tmp_path)
     named = sum(count for kind, count in counts["labels"].items() if kind != "none")
@@ -372,6 +371,10 @@ def test_an_analysis_is_counted_if_it_is_of_the_checkpoint(run, fake_sae, analys
         f"Of 24 latents {counts['firing_latents']} fire on the 18 proteins of an analysis. {named}"
     )
     assert said in text_of((shared.path / "README.md").read_text())
+    again = share_sae(shared.path, tmp_path / "again", analysis=tmp_path)
+    assert said in text_of((again.path / "README.md").read_text())
+    sae.fingerprint = "another"
+    analysis_run(sae)
     with pytest.raises(InputError, match="an analysis of another checkpoint; analyse this one"):
         share_sae(shared.path, tmp_path / "other", analysis=tmp_path)
 
