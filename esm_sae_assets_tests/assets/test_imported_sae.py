@@ -14,9 +14,8 @@ from esm_sae.formats.manifest import read_manifest
 from esm_sae.formats.sae_files import read_sae
 from esm_sae.sae import TrainOptions, load_checkpoint, train_sae
 from esm_sae_assets.definitions import build_defs
-from esm_sae_assets.demo import run_graph
-from esm_sae_assets.progress.currency import is_current, targets_in_order
 from esm_sae_assets.summary import summarise
+from whole_graph import require_whole_graph
 
 CHOSEN = {"ks": [8], "replicate": False, "untrained_baseline": False}
 
@@ -52,17 +51,7 @@ def settings(small_graph, settings_of, biohub, tmp_path):
 
 
 def test_the_whole_graph_runs_on_an_imported_sae(settings, biohub):
-    graph = build_defs(settings).resolve_asset_graph()
-    with dg.DagsterInstance.ephemeral() as instance:
-        outcome = run_graph(settings, instance)
-        targets = targets_in_order(graph)
-        assert outcome.materialised == len(targets)
-        assert all(is_current(target, graph, instance) for target in targets)
-        for key in graph.asset_check_keys:
-            (record,) = instance.event_log_storage.get_asset_check_execution_history(key, limit=1)
-            found = record.event.dagster_event.event_specific_data
-            if found.severity is dg.AssetCheckSeverity.ERROR:
-                assert found.passed, (key, found.description)
+    require_whole_graph(settings)
     imported = load_checkpoint(settings.root / "L64_k8")
     theirs = load_checkpoint(biohub)
     np.testing.assert_array_equal(imported.decoder, theirs.decoder)
