@@ -5,10 +5,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from esm_sae import cli
+from esm_sae import cli, storage
 from esm_sae.analysis import measure_model_fidelity
 from esm_sae.embedding.cli_options import add_encoder_options, encoder_from, recorded_encoder
 from esm_sae.errors import InputError
+from esm_sae.formats.analysis_tables import MODEL_FIDELITY
 from esm_sae.formats.checkpoint import SAEConfig
 
 
@@ -69,7 +70,8 @@ def _measure(options: argparse.Namespace) -> str:
         batch_tokens=options.batch_tokens,
     )
     unchanged = " (unchanged)" if product.unchanged else ""
-    return "\n".join([*_described(product.manifest.summary), f"wrote {product.path}{unchanged}"])
+    figures = storage.read_json(product.path / MODEL_FIDELITY)
+    return "\n".join([*_described(figures), f"wrote {product.path}{unchanged}"])
 
 
 def _settle(options: argparse.Namespace, config: SAEConfig) -> None:

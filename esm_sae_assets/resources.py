@@ -243,6 +243,11 @@ class DataRoot(dg.ConfigurableResource):
         """Return a path in the folder of an autoencoder's analysis."""
         return self.path("analysis", self._sae_name(k), *parts)
 
+    def summarised(self, k: int) -> Path:
+        """Return the folder of an analysis, its summary and its activations brought."""
+        self.analysis(k, "activations")
+        return self.analysis(k, "feature_summary.parquet").parent
+
     def _sae_name(self, k: int) -> str:
         return f"L{self.latent_dim}_k{k}"
 

@@ -288,11 +288,11 @@ def _release_asset(settings: Settings) -> dg.AssetsDefinition:
         kinds={"huggingface", "markdown"},
         partitions_def=k_partitions(settings),
         deps=[
-            dg.AssetDep("sae_checkpoint", partition_mapping=SAME_KEY),
-            dg.AssetDep("sae_metrics", partition_mapping=SAME_KEY),
+            dg.AssetDep(name, partition_mapping=SAME_KEY)
+            for name in ("sae_checkpoint", "sae_metrics", "feature_summary")
         ],
         check_specs=specs_of("sae_release", look_at.RELEASE),
-        code_version=code_version(1, chosen.license),
+        code_version=code_version(2, chosen.license),
     )
     def sae_release(context: dg.AssetExecutionContext, data: DataRoot) -> dg.MaterializeResult:
         """An autoencoder as a folder to share on a model hub: weights, config, model card.
@@ -305,6 +305,7 @@ def _release_asset(settings: Settings) -> dg.AssetsDefinition:
                 data.sae(k),
                 data.release(k),
                 metrics=data.metrics(k),
+                analysis=data.summarised(k),
                 made_from=data.rows_made_from(samples, settings.shard_count),
                 license=chosen.license or None,
             )

@@ -4,7 +4,7 @@ import dagster as dg
 import numpy as np
 import pytest
 
-from esm_sae.formats.manifest import read_manifest
+from esm_sae.formats.manifest import manifest_beside, read_manifest
 from esm_sae.sae import load_checkpoint
 
 
@@ -33,6 +33,16 @@ def test_the_card_goes_back_to_the_source(root, small_graph):
     assert str(root) not in card
     assert "of each protein 4 residues were drawn" in card
     assert "Embeddings**: unknown" not in card
+
+
+def test_the_card_tells_how_many_latents_have_a_name(root):
+    card = " ".join((root / "release/L64_k4/README.md").read_text().split())
+    analysis = root / "analysis/L64_k4"
+    proteins = read_manifest(analysis / "activations").summary["proteins"]
+    counts = read_manifest(manifest_beside(analysis / "feature_summary.parquet")).summary
+    named = sum(count for kind, count in counts["labels"].items() if kind != "none")
+    fire = f"Of 64 latents {counts['firing_latents']} fire on the {proteins} proteins"
+    assert f"{fire} of an analysis. {named} have a" in card
 
 
 def test_the_page_of_the_asset_shows_the_card(small_graph):

@@ -154,13 +154,13 @@ def test_with_the_analysis_a_run_makes_what_follows_on_each_other(world):
     requests, said = world.follow("prepare_analysis", ANALYSE, "compare_autoencoders")
     by_k = [
         *("feature_activations", "feature_taxonomy", "sae_metrics", "sae_model_fidelity"),
-        *("feature_clusters", "sae_release"),
+        "feature_clusters",
     ]
     assert launched((requests, said)) == [
         ("prepare_analysis", ["concept_annotations", "concept_baselines"], []),
         *((ANALYSE, by_k, k) for k in ("2", "4", "8")),
     ]
-    assert said.endswith(": feature_concepts, feature_summary, sae_comparison")
+    assert said.endswith(": feature_concepts, feature_summary, sae_release, sae_comparison")
     world.make(METRICS, "2")
     (request,) = [each for each in world.follow(ANALYSE)[0] if each.partition_key == "2"]
     assert METRICS not in request.asset_selection

@@ -19,7 +19,6 @@ from esm_sae.analysis.model_fidelity.hidden_residues import (
     proteins_of,
 )
 from esm_sae.analysis.model_fidelity.loss_recovered import (
-    ABLATIONS,
     Tally,
     by_amino_acid,
     loss_recovered,
@@ -180,14 +179,23 @@ def measure_model_fidelity(
         with storage.publish(folder / FIDELITY_BY_RESIDUE) as temporary:
             table.write_parquet(temporary)
         storage.publish_bytes(folder / FIDELITY_FIGURE, fidelity_figure(found, table, figures))
-        return figures | {
-            f"recovered_of_{ablation}_unmasked_only": found["unmasked"][f"recovered_of_{ablation}"]
-            for ablation in ABLATIONS
-        }
+        return _summary(figures)
 
     return produce_folder(
         output_folder, kind="model_fidelity", determinants=determinants, build=build
     )
+
+
+def _summary(figures: dict[str, Any]) -> dict[str, Any]:
+    """Return what is said of it at a glance; the file has the rest."""
+    left_out = ("accuracy_", "perplexity_", "kl_mean", "kl_zero")
+    of_intervals = ("_low", "_high")
+    return {
+        name: value
+        for name, value in figures.items()
+        if name.startswith("recovered_of_mean")
+        or not (name.startswith(left_out) or name.endswith(of_intervals))
+    }
 
 
 def _require_spliceable(sae: Reconstructing, model: LanguageModel, layer: int) -> None:
