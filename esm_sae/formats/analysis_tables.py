@@ -39,7 +39,8 @@ MATCH_FIGURE = "matches.png"
 MAIN = "main"
 REPLICATE = "replicate"
 
-# Folder of what the model loses by an autoencoder.
+# Folder of the metrics of an autoencoder, and of what the model loses by it.
+SAE_METRICS = "metrics.json"
 MODEL_FIDELITY = "model_fidelity.json"
 FIDELITY_BY_RESIDUE = "by_residue.parquet"
 FIDELITY_FIGURE = "model_fidelity.png"

@@ -144,7 +144,7 @@ class Checkpoint:
         for array in weights:
             if array is not None:
                 digest.update(repr(array.shape).encode())
-                digest.update(np.ascontiguousarray(array, "<f4"))
+                digest.update(np.ascontiguousarray(array, "<f4").data)
         return digest.hexdigest()
 
 

@@ -55,11 +55,11 @@ class Rows(Protocol):
 def require_parent(sae: Reconstructing, rows: Rows, where: storage.PathLike) -> None:
     """Check that rows are of the kind an SAE was trained on.
 
-    What both sides record is compared. Where one of them does not tell encoder, layer or pooling,
-    at most 2,048 evenly spaced rows are reconstructed, and a warning shows their FVU, by their own
-    mean and variance, where it is above twice what the training reported and 0.05, or, where
-    nothing is reported, above 0.9: no better than the mean. Of fewer than 64 rows it would say
-    little.
+    What both sides record is compared. Where one of them does not tell encoder, its weights, layer
+    or pooling, at most 2,048 evenly spaced rows are reconstructed, and a warning shows their FVU,
+    by their own mean and variance, where it is above twice what the training reported and 0.05,
+    or, where nothing is reported, above 0.9: no better than the mean. Of fewer than 64 rows it
+    would say little.
 
     Args:
         sae: the SAE.
@@ -83,13 +83,14 @@ def require_parent(sae: Reconstructing, rows: Rows, where: storage.PathLike) -> 
         warnings.warn(
             f"{where}: the SAE leaves a fraction of {fvu:.4g} of the variance of {count:,} of its "
             f"rows unexplained (FVU), where {beside} reported of its training; are these of the "
-            "encoder and layer that it was trained on? One of the two does not record its own",
+            "encoder, weights and layer that it was trained on? One of the two does not record all",
             stacklevel=2,
         )
 
 
 def _is_told(of: SAEConfig | Provenance) -> bool:
-    return "unknown" not in (of.encoder, of.pooling) and of.layer is not None
+    known = (of.encoder, of.weights_sha256, of.pooling)
+    return "unknown" not in known and of.layer is not None
 
 
 def _sample_fvu(sae: Reconstructing, sample: np.ndarray) -> float:

@@ -19,7 +19,9 @@ class Fact(NamedTuple):
     meaning: str
 
 
-def headline(config: SAEConfig, counts: dict[str, Any], metrics: dict[str, Any]) -> list[Fact]:
+def headline(
+    config: SAEConfig, counts: dict[str, Any], metrics: dict[str, Any], fidelity: dict[str, Any]
+) -> list[Fact]:
     """Return the figures at the top of the page; those that were not measured are left out."""
     row = "residues" if config.pooling == "residue" else "proteins"
     activation = activation_of(config)
@@ -41,6 +43,9 @@ def headline(config: SAEConfig, counts: dict[str, Any], metrics: dict[str, Any])
     if fvu is not None and pca is not None:
         verdict = "the SAE is better" if fvu < pca else "PCA is better here"
         facts.append(Fact("the same by PCA", _share(pca), f"{config.k} components: {verdict}"))
+    recovered = fidelity.get("recovered_of_mean")
+    if recovered is not None:
+        facts.append(Fact("loss recovered", f"{recovered:.0%}", _of_what_loss(fidelity)))
     dead = metrics.get("dead_share")
     if dead is not None:
         facts.append(
@@ -138,6 +143,12 @@ def _rows_encoded(config: SAEConfig, counts: dict[str, Any]) -> str:
     if config.pooling == "residue":
         return f"{counts['rows']:,} of their residues encoded"
     return "one row each"
+
+
+def _of_what_loss(fidelity: dict[str, Any]) -> str:
+    low, high = (fidelity[f"recovered_of_mean_{end}"] for end in ("low", "high"))
+    interval = "" if low is None else f" (95%: {low:.0%} to {high:.0%})"
+    return f"in predicting hidden residues, of what the mean state costs{interval}"
 
 
 def _share(value: float) -> str:

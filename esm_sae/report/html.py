@@ -11,7 +11,13 @@ import polars as pl
 from esm_sae import storage
 from esm_sae.errors import InputError
 from esm_sae.formats.activation_names import activation_of
-from esm_sae.formats.analysis_tables import CONCEPT_COMPARISON, HEATMAP, MATCH_FIGURE
+from esm_sae.formats.analysis_tables import (
+    CONCEPT_COMPARISON,
+    HEATMAP,
+    MATCH_FIGURE,
+    MODEL_FIDELITY,
+    SAE_METRICS,
+)
 from esm_sae.formats.checkpoint import SAEConfig
 from esm_sae.formats.manifest import (
     Manifest,
@@ -27,7 +33,7 @@ from esm_sae.report.page import page_assets, render_page
 from esm_sae.report.payload import SUMMARY_COLUMNS, payload
 from esm_sae.report.tables import comparison_of, eligible_concepts
 
-_ALGORITHM = "report-4"
+_ALGORITHM = "report-5"
 _TEMPLATE = "report.html.j2"
 _FILES = (
     _TEMPLATE,
@@ -51,6 +57,7 @@ def write_report(
     concepts: storage.PathLike | None = None,
     clusters: storage.PathLike | None = None,
     metrics: storage.PathLike | None = None,
+    fidelity: storage.PathLike | None = None,
     matches: storage.PathLike | None = None,
     cluster_page: storage.PathLike | None = None,
     title: str | None = None,
@@ -68,6 +75,7 @@ def write_report(
         concepts: folder of ``score_concepts``.
         clusters: folder of ``cluster_latents``.
         metrics: folder of ``evaluate_sae``: its ``metrics.json`` and PNG figures are shown.
+        fidelity: folder of ``measure_model_fidelity``.
         matches: folder of ``match_latents``.
         cluster_page: the page of ``write_cluster_report``, to be linked relative to this one.
         title: heading of the page; by default L and k, which the activations record.
@@ -82,6 +90,7 @@ def write_report(
         "concepts": concepts,
         "clusters": clusters,
         "metrics": metrics,
+        "fidelity": fidelity,
         "matches": matches,
     }
     folders = {name: Path(folder) for name, folder in given.items() if folder is not None}
@@ -124,8 +133,10 @@ def _render(
 ) -> str:
     config = SAEConfig(**manifests["activations"].determinants["config"])
     counts = manifests["activations"].summary
-    metrics = _metrics(folders.get("metrics"))
-    tables = {name: folder for name, folder in folders.items() if name != "metrics"}
+    metrics = _read_figures(folders.get("metrics"), SAE_METRICS)
+    fidelity = _read_figures(folders.get("fidelity"), MODEL_FIDELITY)
+    measured = ("metrics", "fidelity")
+    tables = {name: folder for name, folder in folders.items() if name not in measured}
     concepts, matches = folders.get("concepts"), folders.get("matches")
     families = {
         name: manifest.determinants.get("similarity_clusters") is not None
@@ -144,11 +155,11 @@ def _render(
         counts=counts,
         taxonomy=manifests["taxonomy"].summary,
         families=families,
-        headline=headline(config, counts, metrics)
+        headline=headline(config, counts, metrics, fidelity)
         + findings(summary, families=families["taxonomy"]),
         provenance=provenance(config),
         metrics=metrics,
-        figures=_figures(folders.get("metrics")),
+        figures=[figure for name in measured for figure in _plots(folders.get(name))],
         heatmap=_data_uri(folders["taxonomy"] / HEATMAP),
         concepts=None if eligible is None else eligible[:_CONCEPTS_SHOWN].to_dicts(),
         eligible=0 if eligible is None else len(eligible),
@@ -182,11 +193,11 @@ def _relative(page: Path, output: Path) -> str:
     return quote(Path(os.path.relpath(page, output.parent)).as_posix())
 
 
-def _metrics(folder: Path | None) -> dict[str, Any]:
-    return storage.read_json(folder / "metrics.json") if folder else {}
+def _read_figures(folder: Path | None, name: str) -> dict[str, Any]:
+    return storage.read_json(folder / name) if folder else {}
 
 
-def _figures(folder: Path | None) -> list[tuple[str, str]]:
+def _plots(folder: Path | None) -> list[tuple[str, str]]:
     if folder is None:
         return []
     return [

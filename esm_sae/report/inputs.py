@@ -13,6 +13,7 @@ _KINDS = {
     "concepts": "feature_concepts",
     "clusters": "feature_clusters",
     "metrics": "sae_metrics",
+    "fidelity": "model_fidelity",
     "matches": "latent_matches",
 }
 
@@ -21,8 +22,8 @@ def read_manifests(given: Mapping[str, storage.PathLike | None]) -> dict[str, Ma
     """Return the manifests of the folders that are given, by name.
 
     Args:
-        given: activations, taxonomy, concepts, clusters, metrics and matches; None where a folder
-            is not to be shown.
+        given: activations, taxonomy, concepts, clusters, metrics, fidelity and matches; None where
+            a folder is not to be shown.
 
     Raises:
         InputError: a folder is incomplete or something else than its name says, or its tables are
@@ -34,8 +35,10 @@ def read_manifests(given: Mapping[str, storage.PathLike | None]) -> dict[str, Ma
         if folder is not None
     }
     activations = identity_of(str(given["activations"]))
+    sae = manifests["activations"].determinants.get("sae")
     wanted = {
-        "taxonomy": ("sae", manifests["activations"].determinants.get("sae")),
+        "taxonomy": ("sae", sae),
+        "fidelity": ("sae", sae),
         "concepts": ("activations", activations),
         "clusters": ("activations", activations),
     }

@@ -9,8 +9,8 @@ import polars as pl
 from esm_sae import storage
 from esm_sae.errors import InputError
 from esm_sae.figures import png_bytes
+from esm_sae.formats.analysis_tables import SAE_METRICS
 from esm_sae.formats.manifest import Product, identity_of, produce_folder, read_manifest
-from esm_sae.sae.evaluation import METRICS_FILE
 from esm_sae.sae.plots import plot_comparison
 
 KIND = "sae_comparison"
@@ -97,7 +97,7 @@ def _compare(work: Path, folders: dict[int, Path]) -> dict[str, Any]:
 
 
 def _read_metrics(k: int, folder: Path) -> dict[str, Any]:
-    metrics = storage.read_json(folder / METRICS_FILE)
+    metrics = storage.read_json(folder / SAE_METRICS)
     if metrics["k"] != k:
         raise InputError(f"{folder}: holds the metrics of k = {metrics['k']}, expected k = {k}")
     missing = sorted({*_COLUMNS, "project"} - metrics.keys())

@@ -12,6 +12,7 @@ import polars as pl
 from esm_sae import storage
 from esm_sae.errors import InputError
 from esm_sae.figures import png_bytes
+from esm_sae.formats.analysis_tables import SAE_METRICS
 from esm_sae.formats.biohub import is_biohub
 from esm_sae.formats.checkpoint import read_config
 from esm_sae.formats.hub_files import local_copy
@@ -40,7 +41,6 @@ from esm_sae.sae.scaling import RowStatistics, measure_rows
 from esm_sae.sae.training_log import METRICS_NAME
 
 KIND = "sae_metrics"
-METRICS_FILE = "metrics.json"
 LATENTS_FILE = "latents.parquet"
 SUBGROUPS_FILE = "subgroups.parquet"
 
@@ -169,7 +169,7 @@ def _evaluate(
         **_cosine_metrics(latents),
     }
     l0_histogram = held_out.firing.l0.tolist()
-    storage.publish_json(work / METRICS_FILE, metrics | {"l0_histogram": l0_histogram})
+    storage.publish_json(work / SAE_METRICS, metrics | {"l0_histogram": l0_histogram})
     for name, table in ((LATENTS_FILE, latents), (SUBGROUPS_FILE, held_out.subgroups)):
         with storage.publish(work / name) as temporary:
             table.write_parquet(temporary, metadata={"project": sae.config.project})

@@ -10,6 +10,7 @@ import polars as pl
 
 from esm_sae import storage
 from esm_sae.errors import InputError
+from esm_sae.formats.analysis_tables import SAE_METRICS
 from esm_sae.formats.checkpoint import IMPORTED, read_checkpoint
 from esm_sae.formats.manifest import Product, read_manifest
 from esm_sae.formats.verification import (
@@ -24,7 +25,7 @@ from esm_sae.formats.verification import (
     scan_table,
 )
 
-_METRICS_FILE, _LATENTS_FILE = "metrics.json", "latents.parquet"
+_LATENTS_FILE = "latents.parquet"
 _SUBGROUPS_FILE, _COMPARISON_FILE = "subgroups.parquet", "comparison.parquet"
 _TRAINING_FILE = "metrics.parquet"
 
@@ -154,7 +155,7 @@ def verify_metrics(measured: Product) -> SoundMetrics:
         InputError: they do not; the figure is named.
     """
     require_files(measured)
-    path = measured.path / _METRICS_FILE
+    path = measured.path / SAE_METRICS
     metrics = _read_metrics(path)
     k, rows, histogram = metrics["k"], metrics["test_rows"], metrics["l0_histogram"]
     # By a threshold more than k can fire on a row.
@@ -209,7 +210,7 @@ def verify_comparison(
         recorded = compared.manifest.determinants["metrics"].get(str(row["k"]))
         if manifest is None or manifest.data_version != recorded:
             continue
-        metrics = _read_metrics(folder / _METRICS_FILE)
+        metrics = _read_metrics(folder / SAE_METRICS)
         require_equal(
             path,
             {f"{name} at k = {row['k']}": (row[name], metrics[name]) for name in _COMPARED},

@@ -10,6 +10,7 @@ from typing import Any
 
 from esm_sae import storage
 from esm_sae.errors import InputError
+from esm_sae.formats.analysis_tables import SAE_METRICS
 from esm_sae.formats.checkpoint import CONFIG_NAME, Checkpoint
 from esm_sae.formats.hub_files import parse_hub_path
 from esm_sae.formats.manifest import (
@@ -27,7 +28,6 @@ from esm_sae.formats.verification import product_at, require_files
 from esm_sae.sharing.card import Known, model_card
 from esm_sae.sharing.lineage import trace
 
-METRICS_NAME = "metrics.json"
 _SUMMARY = "feature_summary.parquet"
 
 _ALGORITHM = "1"
@@ -87,7 +87,7 @@ def share_sae(
             checkpoint=shared,
             weights_sha256=weights,
             training={} if trained is None else trained.summary,
-            metrics=None if measured is None else storage.read_json(measured.path / METRICS_NAME),
+            metrics=None if measured is None else storage.read_json(measured.path / SAE_METRICS),
             latents=None if analysis is None else _summary_of(Path(analysis), shared.fingerprint),
             lineage=trace(shared.config, made_from),
             license=license,
@@ -98,8 +98,8 @@ def share_sae(
     def build(work: Path) -> dict[str, Any]:
         sha256 = write_shared_sae(work, shared)
         if measured is not None:
-            with storage.publish(work / METRICS_NAME) as temporary:
-                shutil.copyfile(measured.path / METRICS_NAME, temporary)
+            with storage.publish(work / SAE_METRICS) as temporary:
+                shutil.copyfile(measured.path / SAE_METRICS, temporary)
         storage.publish_text(work / CARD_NAME, card)
         return _describe(shared, sha256, license)
 

@@ -16,18 +16,24 @@ from esm_sae_assets.settings import Settings, code_version
 
 GROUP = "sae"
 
-_FOLDER = "model_fidelity"
+FOLDER = "model_fidelity"
 
 
-def model_fidelity_assets(settings: Settings) -> list[dg.AssetsDefinition]:
-    """Build the asset, where rows are residues' states of an encoder of this package.
+def has_model_fidelity(settings: Settings) -> bool:
+    """Whether rows are residues' states of an encoder of this package.
 
     A mean over residues is nowhere inside the encoder, and one that was registered may have no
     head.
     """
     chosen = settings.embedding
-    if chosen.pooling != "residue" or known_size(chosen.encoder) is None:
+    return chosen.pooling == "residue" and known_size(chosen.encoder) is not None
+
+
+def model_fidelity_assets(settings: Settings) -> list[dg.AssetsDefinition]:
+    """Build the asset, where there is one."""
+    if not has_model_fidelity(settings):
         return []
+    chosen = settings.embedding
 
     @dg.asset(
         group_name=GROUP,
@@ -61,7 +67,7 @@ def model_fidelity_assets(settings: Settings) -> list[dg.AssetsDefinition]:
                 sae.load_checkpoint(data.sae(k)),
                 encoder.load(),
                 data.sample(chosen.sample),
-                data.analysis(k, _FOLDER),
+                data.analysis(k, FOLDER),
                 layer=chosen.layer,
                 similarity_clusters=settings.similarity_clusters or None,
                 split_seed=settings.split_seed,
@@ -70,7 +76,7 @@ def model_fidelity_assets(settings: Settings) -> list[dg.AssetsDefinition]:
                 max_length=chosen.max_length,
                 batch_tokens=chosen.batch_tokens,
             )
-            folders = at_each(settings.sae.ks, lambda k: data.analysis(k, _FOLDER))
+            folders = at_each(settings.sae.ks, lambda k: data.analysis(k, FOLDER))
             return metadata.result(
                 product,
                 clock,

@@ -4,6 +4,7 @@ import dagster as dg
 
 from esm_sae import report
 from esm_sae_assets import metadata
+from esm_sae_assets.assets import model_fidelity
 from esm_sae_assets.checks import at_each, specs_of
 from esm_sae_assets.checks import reports as look_at
 from esm_sae_assets.partitions import SAME_KEY, k_partitions
@@ -15,6 +16,7 @@ GROUP = "report"
 
 def report_assets(settings: Settings) -> list[dg.AssetsDefinition]:
     """Build the assets of the group ``report``."""
+    spliced = model_fidelity.has_model_fidelity(settings)
 
     @dg.asset(
         group_name=GROUP,
@@ -30,6 +32,7 @@ def report_assets(settings: Settings) -> list[dg.AssetsDefinition]:
                     "feature_concepts",
                     "feature_clusters",
                     "sae_metrics",
+                    *(["sae_model_fidelity"] if spliced else []),
                 )
             ),
             *(["latent_matches"] if settings.sae.replicate else []),
@@ -37,7 +40,7 @@ def report_assets(settings: Settings) -> list[dg.AssetsDefinition]:
             "embedding_cluster_report",
         ],
         check_specs=specs_of("feature_report", look_at.REPORT),
-        code_version="2",
+        code_version="3",
     )
     def feature_report(context: dg.AssetExecutionContext, data: DataRoot) -> dg.MaterializeResult:
         """The latents of one autoencoder as a page to browse and share."""
@@ -51,6 +54,7 @@ def report_assets(settings: Settings) -> list[dg.AssetsDefinition]:
                 concepts=data.analysis(k, "concepts"),
                 clusters=data.analysis(k, "clusters"),
                 metrics=data.metrics(k),
+                fidelity=data.analysis(k, model_fidelity.FOLDER) if spliced else None,
                 matches=data.latent_matches if settings.sae.replicate else None,
                 cluster_page=data.cluster_report,
             )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from esm_sae import export_biohub, storage
+from esm_sae import export_biohub
 from esm_sae.errors import InputError
 from esm_sae.formats.biohub import suggested_name, write_biohub
 from esm_sae.formats.checkpoint import SAEConfig, write_checkpoint, write_config
@@ -95,7 +95,6 @@ def test_it_encodes_and_reconstructs_as_theirs(write, tensors, rows, named):
         layer=LAYER,
         pooling="residue",
     )
-    assert sae.fingerprint == storage.sha256_of(folder / f"layer_{LAYER}.safetensors")
 
 
 @unknown_encoder

@@ -53,7 +53,7 @@ def sae_of(axes, **config):
 
 
 FIRST, LAST = [0, 1, 2], [5, 6, 7]
-KNOWN = {"encoder": "esmc_test", "layer": 3, "pooling": "mean"}
+KNOWN = {"encoder": "esmc_test", "weights_sha256": "0" * 64, "layer": 3, "pooling": "mean"}
 
 
 def fvu_of(sae, matrix):
@@ -95,6 +95,15 @@ def test_what_both_sides_tell_is_compared_and_nothing_reconstructed():
     require_parent(sae, rows_along(LAST, provenance=Provenance(**KNOWN)), "rows")
     with pytest.raises(InputError, match=r"differ in layer \(4 and 3\)"):
         require_parent(sae, rows_along(LAST, provenance=Provenance("esmc_test", layer=4)), "rows")
+
+
+@pytest.mark.parametrize("unknown", ["encoder", "weights_sha256", "layer", "pooling"])
+def test_each_that_one_side_does_not_tell_leads_to_a_reconstruction(unknown):
+    told = {name: value for name, value in KNOWN.items() if name != unknown}
+    for of_sae, of_rows in ((told, KNOWN), (KNOWN, told)):
+        sae, rows = sae_of(FIRST, **of_sae), rows_along(LAST, provenance=Provenance(**of_rows))
+        with pytest.warns(UserWarning, match="does not record all"):
+            require_parent(sae, rows, "rows")
 
 
 def test_a_few_rows_tell_too_little():

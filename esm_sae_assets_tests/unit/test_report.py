@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from analysed_runs import MadeUp, write_run
 from esm_sae import storage
+from esm_sae.analysis.reference import sae_of
 from esm_sae.errors import InputError
 from esm_sae.formats import analysis_tables
 from esm_sae.formats.checkpoint import SAEConfig
@@ -181,6 +182,52 @@ def test_metrics_and_their_figures_are_shown(run: dict[str, Path], tmp_path: Pat
     text = write_report(tmp_path / "r.html", **run, metrics=product.path).path.read_text()
     for expected in ("25.0%", "12.5%", "PCA is better here", "50.0%", 'alt="curves"'):
         assert expected in text
+
+
+def _write_fidelity(folder: Path, sae: str, **figures: float | None) -> Path:
+    def build(work: Path) -> dict[str, Any]:
+        storage.publish_json(work / analysis_tables.MODEL_FIDELITY, figures)
+        (work / analysis_tables.FIDELITY_FIGURE).write_bytes(b"\x89PNG")
+        return {}
+
+    determinants = {"sae": sae}
+    return produce_folder(
+        folder, kind="model_fidelity", determinants=determinants, build=build
+    ).path
+
+
+@pytest.mark.parametrize(
+    ("figures", "value", "meaning"),
+    [
+        ((0.836, 0.712, 0.934), "84%", "of what the mean state costs (95%: 71% to 93%)"),
+        ((0.836, None, None), "84%", "of what the mean state costs<"),
+        ((None, None, None), None, None),
+    ],
+)
+def test_what_the_model_loses_is_shown_where_it_can_be_told(
+    run: dict[str, Path],
+    tmp_path: Path,
+    figures: tuple[float | None, ...],
+    value: str | None,
+    meaning: str | None,
+) -> None:
+    names = [f"recovered_of_mean{end}" for end in ("", "_low", "_high")]
+    sae = sae_of(run["activations"])
+    fidelity = _write_fidelity(tmp_path / "f", sae, **dict(zip(names, figures, strict=True)))
+    text = write_report(tmp_path / "r.html", **run, fidelity=fidelity).path.read_text()
+    assert 'alt="model fidelity"' in text
+    assert ("loss recovered" in text) == (value is not None)
+    if meaning is not None:
+        assert f"{value}<" in text
+        assert meaning in text
+
+
+def test_what_the_model_loses_by_another_sae_is_refused(
+    run: dict[str, Path], tmp_path: Path
+) -> None:
+    fidelity = _write_fidelity(tmp_path / "f", "another")
+    with pytest.raises(InputError, match="made from another SAE"):
+        write_report(tmp_path / "r.html", **run, fidelity=fidelity)
 
 
 def test_windows_mark_what_fires_around_the_peak(run: dict[str, Path], page: _Page) -> None:
