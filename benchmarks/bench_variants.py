@@ -186,7 +186,9 @@ def _plot(table: pl.DataFrame, rows: str) -> bytes:
     ticks = sorted(set(table["k"]))
     axes.set_xticks(ticks, [str(k) for k in ticks])
     least, most = axes.get_ylim()
-    shown = [f"{digit}e{power}" for power in range(-5, 1) for digit in (1, 2, 3, 5, 7)]
+    shown = [
+        f"{digit}e{power}" for power in range(-5, 1) for digit in (1, 1.2, 1.5, 2, 3, 4, 5, 6, 8)
+    ]
     ticks = [tick for tick in map(float, shown) if least <= tick <= most]
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
