@@ -1,5 +1,6 @@
-"""Fixtures of sampling and analysis: a source, a small SAE in NumPy, embedded clusters."""
+"""Fixtures: a source, a small SAE in NumPy, embedded clusters, machines around a store."""
 
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,6 +11,8 @@ import pytest
 
 from esm_sae.formats.checkpoint import SAEConfig
 from esm_sae.formats.embedded_clusters import EmbeddedClusters, write_embedded_json
+from esm_sae.remote import Mirror
+from mirrored_outputs import ROOMY, CountingStore
 
 
 class FakeSAE:
@@ -115,3 +118,19 @@ def analysis_run(tmp_path: Path) -> Callable[..., dict[str, Path]]:
 def source(write_fasta: Callable[..., Path], random_proteins: Callable[..., Any]) -> Path:
     """Return a FASTA file of 300 proteins in short lines."""
     return write_fasta(random_proteins(300), "source.fasta", width=15)
+
+
+@pytest.fixture
+def bucket_url() -> str:
+    """Return the URL of an empty store in memory."""
+    return f"memory://bucket/{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def machine(bucket_url: str, tmp_path: Path) -> Callable[..., Mirror]:
+    """Return a function that gives a machine of its own: a copy of the one store."""
+
+    def make(name: str = "one", limit: int = ROOMY) -> Mirror:
+        return Mirror(CountingStore(bucket_url), tmp_path / name, limit)
+
+    return make
