@@ -25,7 +25,7 @@ from esm_sae.analysis.model_fidelity.loss_recovered import (
 )
 from esm_sae.analysis.model_fidelity.splicing import (
     LanguageModel,
-    Reconstructing,
+    SplicedSAE,
     predict_hidden,
 )
 from esm_sae.errors import InputError
@@ -51,7 +51,7 @@ _AT_A_TIME = 256
 
 
 def measure_model_fidelity(
-    sae: Reconstructing,
+    sae: SplicedSAE,
     model: LanguageModel,
     fasta: storage.PathLike,
     output_folder: storage.PathLike,
@@ -198,7 +198,7 @@ def _summary(figures: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _require_spliceable(sae: Reconstructing, model: LanguageModel, layer: int) -> None:
+def _require_spliceable(sae: SplicedSAE, model: LanguageModel, layer: int) -> None:
     config = sae.config
     if config.pooling == "unknown":
         raise InputError(
@@ -236,7 +236,7 @@ def _mean_state(
 
 def _predict(
     model: LanguageModel,
-    sae: Reconstructing,
+    sae: SplicedSAE,
     proteins: Proteins,
     hidden: Sequence[np.ndarray],
     layer: int,

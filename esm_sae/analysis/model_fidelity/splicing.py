@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
-from esm_sae.formats.checkpoint import SAEConfig
+from esm_sae.formats.parent_check import Reconstructing
 
 if TYPE_CHECKING:
     import torch
@@ -16,21 +16,12 @@ PLACES = ("all", "unmasked")
 PASSES = ("clean", *(f"{run}:{place}" for place in PLACES for run in RUNS[1:]))
 
 
-class Reconstructing(Protocol):
+class SplicedSAE(Reconstructing, Protocol):
     """An SAE as far as it is spliced into a model."""
-
-    @property
-    def config(self) -> SAEConfig:
-        """What the checkpoint is."""
-        ...
 
     @property
     def fingerprint(self) -> str:
         """Hash of the weights."""
-        ...
-
-    def reconstruct(self, rows: np.ndarray, /) -> np.ndarray:
-        """Return the reconstruction of raw rows (N, D), (N, D) float32."""
         ...
 
 
