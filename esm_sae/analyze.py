@@ -18,12 +18,12 @@ from esm_sae.analysis import (
     score_concepts,
     summarise_latents,
 )
-from esm_sae.analysis.held_out import require_held_out
 from esm_sae.embedding.options import POOLINGS
 from esm_sae.errors import InputError
 from esm_sae.formats.checkpoint import SAEConfig, require_same_embeddings
 from esm_sae.formats.headers import parse_header
 from esm_sae.formats.manifest import Product
+from esm_sae.recorded_split import require_held_out
 from esm_sae.report import write_report
 from esm_sae.split import similarity_clusters_path
 

@@ -216,8 +216,13 @@ def _outputs(arguments: argparse.Namespace, ks: Sequence[int]) -> dict[int, Path
 
 
 def _tracking(arguments: argparse.Namespace, outputs: Mapping[int, Path]) -> Tracking:
+    chosen = arguments.track_dir
+    if chosen is not None and not arguments.track:
+        raise InputError(f"--track_dir {chosen}: nothing is tracked; name a tracker with --track")
+    if chosen is not None and chosen.exists() and not chosen.is_dir():
+        raise InputError(f"--track_dir {chosen}: is no folder; name one")
     folders = [folder.absolute() for folder in outputs.values()]
-    directory = (arguments.track_dir or folders[0].parent / "tracking").absolute()
+    directory = (chosen or folders[0].parent / "tracking").absolute()
     for folder in folders:
         if directory.is_relative_to(folder):
             raise InputError(

@@ -60,8 +60,10 @@ def import_builder(name: str) -> Callable[..., Any]:
 
 def _failure(name: str, what: str, error: Exception) -> InputError:
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    lines = str(error).strip().splitlines()
-    reason = ": ".join([type(error).__name__, *lines[:1]])
+    lines = str(error).strip().splitlines() or [""]
+    # Some say the reason below a heading.
+    told = " ".join(lines[: 2 if lines[0].endswith(":") else 1])
+    reason = ": ".join(filter(None, [type(error).__name__, told]))
     return InputError(
         f"encoder '{name}': {what} ({reason}, at {frame.filename}:{frame.lineno}); correct that"
     )

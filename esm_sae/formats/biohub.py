@@ -139,10 +139,10 @@ def write_biohub(checkpoint: Checkpoint, output: storage.PathLike) -> Product:
     }
 
     def build(folder: Path) -> dict[str, Any]:
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
-        with storage.publish(folder / f"layer_{layer}.safetensors") as temporary:
-            save_file({name: _float32(array) for name, array in tensors.items()}, temporary)
+        content = save({name: _float32(array) for name, array in tensors.items()})
+        storage.publish_bytes(folder / f"layer_{layer}.safetensors", content)
         storage.publish_json(folder / CONFIG_NAME, theirs)
         return {
             "encoder": config.encoder,

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -115,7 +116,8 @@ def _fetch(wanted: HubPath, file: str) -> Path:
     )
 
     try:
-        return Path(hf_hub_download(wanted.repository, file, revision=wanted.revision))
+        with _without_retry_warnings():
+            return Path(hf_hub_download(wanted.repository, file, revision=wanted.revision))
     except GatedRepoError:
         reason = "the repository is gated; accept its terms there and log in with hf auth login"
     except RepositoryNotFoundError:
@@ -129,6 +131,19 @@ def _fetch(wanted: HubPath, file: str) -> Path:
     except (OSError, ValueError) as error:
         reason = _not_cached(wanted, file, error)
     raise InputError(f"{wanted}: {reason}")
+
+
+@contextlib.contextmanager
+def _without_retry_warnings() -> Iterator[None]:
+    """Keep the hub's package from printing each attempt that failed; the last one is told."""
+    from huggingface_hub.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _not_cached(wanted: HubPath, file: str, error: Exception) -> str:

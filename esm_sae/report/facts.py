@@ -148,7 +148,11 @@ def _rows_encoded(config: SAEConfig, counts: dict[str, Any]) -> str:
 def _of_what_loss(fidelity: dict[str, Any]) -> str:
     low, high = (fidelity[f"recovered_of_mean_{end}"] for end in ("low", "high"))
     interval = "" if low is None else f" (95%: {low:.0%} to {high:.0%})"
-    return f"in predicting hidden residues, of what the mean state costs{interval}"
+    clean, mean = (fidelity[f"perplexity_{run}"] for run in ("clean", "mean"))
+    return (
+        f"in predicting hidden residues{interval}, of what the mean state costs: perplexity "
+        f"{clean:.1f} to {mean:.1f}"
+    )
 
 
 def _share(value: float) -> str:

@@ -19,6 +19,7 @@ from esm_sae.formats.hub_files import local_copy
 from esm_sae.formats.manifest import Product, identity_of, produce_folder, read_manifest
 from esm_sae.formats.shards import EmbeddingShards
 from esm_sae.formats.shared_sae import is_shared_sae
+from esm_sae.recorded_split import require_held_out
 from esm_sae.sae.baselines import random_dictionary
 from esm_sae.sae.fidelity import (
     FidelityMeter,
@@ -123,6 +124,7 @@ def evaluate_sae(
         kind=KIND,
         determinants={
             "checkpoint": _identity(path, sae),
+            "sae": sae.fingerprint,
             "embeddings": shards.fingerprint,
             "split": split.record(),
             "untrained": None if other is None else other.identity,
@@ -303,14 +305,9 @@ def _identity(path: Path, sae: SAE) -> Any:
 
 
 def _require_same_split(path: Path, sae: SAE, split: SplitChoice) -> None:
-    trained = sae.config.training.get("split")
-    if trained is None:
+    training = sae.config.training
+    if "split" not in training:
         warnings.warn(
             f"{path}: does not tell its split; test rows may have been trained on", stacklevel=3
         )
-    elif trained != split.record():
-        raise InputError(
-            f"{path}: was trained with another split ({trained}, not {split.record()}), so that "
-            "test rows may have been trained on; give the similarity clusters and the split seed "
-            "of the training"
-        )
+    require_held_out(f"{path}:", training, split.similarity_clusters, split.seed)

@@ -11,6 +11,7 @@ from esm_sae.formats.checkpoint import IMPORTED, SAEConfig, write_checkpoint, wr
 from esm_sae.formats.manifest import Product, produce_folder
 from esm_sae.formats.sae_files import read_sae
 from esm_sae.formats.shards import EmbeddingShards, Provenance
+from esm_sae.recorded_split import require_held_out
 from esm_sae.sae.inference import SAE
 from esm_sae.sae.trainer import KIND
 
@@ -31,6 +32,8 @@ def import_sae(
     k: int | None = None,
     latent_dim: int | None = None,
     normalize: bool | None = None,
+    similarity_clusters: storage.PathLike | None = None,
+    split_seed: int = 0,
 ) -> Product:
     """Publish an SAE of any form that ``read_sae`` knows as a folder like that of a training.
 
@@ -48,9 +51,12 @@ def import_sae(
         k: what the source must have, where it tells; else what it has.
         latent_dim: if given, what it must have.
         normalize: as k.
+        similarity_clusters: of the split that is used here.
+        split_seed: likewise.
 
     Raises:
-        InputError: the source can't be read, has another k or L, or is of other rows than these.
+        InputError: the source can't be read, has another k or L, is of other rows than these, or
+            was trained on these rows with another split.
     """
     path = Path(source)
     checkpoint = read_sae(path, k=k, normalize=normalize)
@@ -67,6 +73,7 @@ def import_sae(
     config = replace(config, pooling=pooling, final_checkpoint=_CHECKPOINT)
     if config.data_fingerprint != shards.fingerprint:
         config = replace(config, training=_without_split(config.training))
+    require_held_out(f"{path}:", config.training, similarity_clusters, split_seed)
 
     def build(work: Path) -> dict[str, Any]:
         write_checkpoint(

@@ -122,6 +122,8 @@ class TrainOptions:
         self.check_variant()
         if self.normalize_ddof not in (0, 1):
             raise InputError(f"normalize_ddof is {self.normalize_ddof}; it must be 0 or 1")
+        if self.normalize_ddof and not self.normalize:
+            raise InputError("normalize_ddof is of rows that are z-scored; set normalize, too")
         if self.precision not in get_args(Precision):
             raise InputError(f"precision is {self.precision}; it must be float32 or bfloat16")
         if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:

@@ -12,7 +12,8 @@ from esm_sae import storage
 from esm_sae.errors import InputError
 from esm_sae.formats.manifest import is_recorded, read_manifest
 from esm_sae.formats.shards import EmbeddingShards
-from esm_sae.split import read_similarity_clusters, similarity_clusters_path, splits_of
+from esm_sae.recorded_split import record_of_split
+from esm_sae.split import read_similarity_clusters, splits_of
 
 
 @dataclass(frozen=True)
@@ -99,13 +100,7 @@ class SplitChoice:
 
     def record(self) -> dict[str, Any]:
         """Return the seed and the table's hash, for manifests and configs."""
-        clusters = self.similarity_clusters
-        return {
-            "seed": self.seed,
-            "similarity_clusters": None
-            if clusters is None
-            else storage.sha256_of(similarity_clusters_path(clusters)),
-        }
+        return record_of_split(self.similarity_clusters, self.seed)
 
 
 def split_rows(shards: EmbeddingShards, choice: SplitChoice) -> SplitRows:

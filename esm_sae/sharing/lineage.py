@@ -98,10 +98,11 @@ def trace(config: SAEConfig, manifests: Sequence[Manifest]) -> Lineage:
         samples.append(sample)
         sha256 = _text(sample.determinants.get("source"))
     source = _take_file(left, sha256, "source", "download")
-    for each in left:
+    if left:
+        kinds = ", ".join(f"{each.kind} {each.fingerprint[:12]}" for each in left)
         warnings.warn(
-            f"the manifest of a {each.kind} (fingerprint {each.fingerprint[:12]}) is not of "
-            "what this SAE was made from, so far as the others tell; the card leaves it out",
+            f"{len(left)} of the manifests given are not of what this SAE was made from, so far "
+            f"as the others tell, and the card leaves them out: {kinds}",
             stacklevel=3,
         )
     return Lineage(embeddings, shard, tuple(samples), source, sha256)

@@ -1,5 +1,6 @@
 """Writing the folder that an SAE is shared as."""
 
+import contextlib
 import hashlib
 import re
 import shutil
@@ -11,13 +12,12 @@ from typing import Any
 from esm_sae import storage
 from esm_sae.errors import InputError
 from esm_sae.formats.analysis_tables import SAE_METRICS
-from esm_sae.formats.checkpoint import CONFIG_NAME, Checkpoint
+from esm_sae.formats.checkpoint import Checkpoint
 from esm_sae.formats.hub_files import parse_hub_path
 from esm_sae.formats.manifest import (
     Manifest,
     Product,
     identity_of,
-    is_recorded,
     manifest_beside,
     produce_folder,
     read_manifest,
@@ -81,7 +81,7 @@ def share_sae(
     shared = read_sae(checkpoint, k=k, normalize=normalize)
     weights = storage.sha256_of(shared.path)
     trained = _training_of(shared)
-    measured = None if metrics is None else _metrics_of(Path(metrics), shared.fingerprint, trained)
+    measured = None if metrics is None else _metrics_of(Path(metrics), shared.fingerprint)
     card = model_card(
         Known(
             checkpoint=shared,
@@ -118,38 +118,28 @@ def share_sae(
 
 
 def _repository(name: str) -> str:
-    found = parse_hub_path(f"hf://{name.removeprefix('hf://')}")
-    if found.file or found.revision:
-        raise InputError(f"repository '{name}': expected ORG/NAME, without a revision or a file")
+    found = None
+    with contextlib.suppress(InputError):
+        found = parse_hub_path(f"hf://{name.removeprefix('hf://')}")
+    if found is None or found.file or found.revision:
+        raise InputError(
+            f"repository '{name}': expected ORG/NAME of the hub, without a revision or a file"
+        )
     return found.repository
 
 
 def _training_of(shared: Checkpoint) -> Manifest | None:
-    """Return the manifest of the training that a checkpoint is the result of; None without one.
-
-    Raises:
-        InputError: weights or config are not what the training wrote.
-    """
-    folder = shared.path.parent
-    if shared.path.name != shared.config.final_checkpoint:
-        return None
-    manifest = read_manifest(folder)
-    if manifest is None:
-        return None
-    for path in (shared.path, folder / CONFIG_NAME):
-        if path.name not in manifest.files or not is_recorded(path, manifest):
-            raise InputError(f"{path}: is not what the training wrote; train again")
-    return manifest
+    """Return the manifest of the training that a checkpoint is the result of; None without one."""
+    is_result = shared.path.name == shared.config.final_checkpoint
+    return read_manifest(shared.path.parent) if is_result else None
 
 
-def _metrics_of(folder: Path, fingerprint: str, trained: Manifest | None) -> Product:
+def _metrics_of(folder: Path, fingerprint: str) -> Product:
     product = product_at(folder)
     if product is None or product.manifest.kind != "sae_metrics":
         raise InputError(f"{folder}: holds no metrics of an SAE; name the folder of sae_metrics")
     require_files(product)
-    measured = product.manifest.determinants.get("checkpoint")
-    of_weights = measured.get("weights") if isinstance(measured, dict) else None
-    if fingerprint != of_weights and (trained is None or measured != trained.data_version):
+    if product.manifest.determinants.get("sae") != fingerprint:
         raise InputError(f"{folder}: metrics of another SAE; evaluate this one")
     return product
 
@@ -165,8 +155,15 @@ def _summary_of(folder: Path, fingerprint: str) -> dict[str, Any]:
     if summary.determinants.get("activations") != identity_of(folder / "activations"):
         raise InputError(f"{folder}: {_SUMMARY} is of other activations; analyse again")
     labels = summary.summary.get("labels", {})
-    named = sum(count for kind, count in labels.items() if kind != "none")
-    return {**summary.summary, "named": named, "proteins": activations.summary.get("proteins")}
+    kinds = {kind: count for kind, count in labels.items() if kind != "none" and count}
+    return {
+        **summary.summary,
+        "named": sum(kinds.values()),
+        "kinds": ", ".join(
+            f"{kind} {count}" for kind, count in sorted(kinds.items(), key=lambda one: -one[1])
+        ),
+        "proteins": activations.summary.get("proteins"),
+    }
 
 
 def _describe(shared: Checkpoint, sha256: str, license: str | None) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def _per_autoencoder(settings: Settings) -> list[dg.AssetsDefinition]:
         pool=GPU_POOL,
         op_tags=gpu_op_tags(settings),
         check_specs=specs_of("feature_activations", look_at.ACTIVATIONS),
-        code_version="2",
+        code_version="3",
     )
     def feature_activations(
         context: dg.AssetExecutionContext, data: DataRoot
@@ -87,7 +87,7 @@ def _per_autoencoder(settings: Settings) -> list[dg.AssetsDefinition]:
         partitions_def=by_k,
         deps=["embedded_clusters", dg.AssetDep("sae_checkpoint", partition_mapping=SAME_KEY)],
         check_specs=specs_of("feature_taxonomy", look_at.TAXONOMY),
-        code_version=code_version(2, families, chosen.permutations, settings.seed),
+        code_version=code_version(3, families, chosen.permutations, settings.seed),
     )
     def feature_taxonomy(context: dg.AssetExecutionContext, data: DataRoot) -> dg.MaterializeResult:
         """How often each latent fires in each taxon: one row is a latent and a taxon.
@@ -127,7 +127,7 @@ def _per_autoencoder(settings: Settings) -> list[dg.AssetsDefinition]:
         ],
         check_specs=specs_of("feature_clusters", look_at.LATENTS),
         code_version=code_version(
-            1, families, settings.split_seed, chosen.decoder_min_cluster_size, settings.seed
+            2, families, settings.split_seed, chosen.decoder_min_cluster_size, settings.seed
         ),
     )
     def feature_clusters(context: dg.AssetExecutionContext, data: DataRoot) -> dg.MaterializeResult:
@@ -216,7 +216,7 @@ def _latent_matches(settings: Settings) -> dg.AssetsDefinition:
         op_tags=gpu_op_tags(settings),
         check_specs=specs_of("latent_matches", look_at.MATCHES),
         code_version=code_version(
-            1,
+            2,
             settings.sae.ks,
             settings.similarity_clusters,
             state_of(settings.similarity_clusters),

@@ -82,7 +82,7 @@ def concept_assets(settings: Settings) -> list[dg.AssetsDefinition]:
         pool=GPU_POOL,
         op_tags=gpu_op_tags(settings),
         check_specs=specs_of("concept_baselines", look_at.BASELINES),
-        code_version=code_version(1, held_out, settings.sae.ks),
+        code_version=code_version(2, held_out, settings.sae.ks),
     )
     def concept_baselines(data: DataRoot) -> dg.MaterializeResult:
         """What marks the concepts without a trained autoencoder: one row is a method.

@@ -184,6 +184,8 @@ def _imported_checkpoint(
                 latent_dim=chosen.latent_dim,
                 # Where the file tells it, the setting need not.
                 normalize=chosen.normalize or None,
+                similarity_clusters=settings.similarity_clusters or None,
+                split_seed=settings.split_seed,
             )
             result = metadata.result(product, clock, imported_from=chosen.imported)
             folders = at_each(chosen.ks, data.sae)
@@ -221,7 +223,7 @@ def _measuring_assets(settings: Settings) -> list[dg.AssetsDefinition]:
         pool=GPU_POOL,
         op_tags=gpu_op_tags(settings),
         check_specs=specs_of("sae_metrics", look_at.METRICS),
-        code_version=code_version(2, held_out),
+        code_version=code_version(3, held_out),
     )
     def sae_metrics(context: dg.AssetExecutionContext, data: DataRoot) -> dg.MaterializeResult:
         """How well an autoencoder reconstructs rows it never saw; a row of the table is a latent.

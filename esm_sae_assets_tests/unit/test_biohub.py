@@ -422,6 +422,18 @@ def test_the_suggested_name_is_like_theirs(encoder, name):
     assert suggested_name(replace(OURS, encoder=encoder)) == name
 
 
+def test_what_is_written_others_can_read_and_a_changed_byte_is_found(ours, tmp_path):
+    folder = write_biohub(read_sae(ours()), tmp_path / "out").path
+    modes = {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
+    assert len(set(modes.values())) == 1, modes
+    file = folder / f"layer_{LAYER}.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-3] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=r"safetensors: is not the file that manifest.json besi"):
+        read_sae(folder)
+
+
 def test_the_command_writes_the_same_bytes_and_says_so(ours, tmp_path, capsys):
     line = ["--checkpoint", str(ours()), "--output", str(tmp_path / "theirs"), "--quiet"]
     assert export_biohub.main(line) == 0

@@ -43,6 +43,9 @@ def silent(weights, device):
 def broken(weights, device):
     raise OSError("no such weights\\nand more")
 
+def headed(weights, device):
+    raise RuntimeError("because of the following error:\\noperator nms does not exist\\nand more")
+
 def nothing(weights, device):
     return None
 
@@ -77,6 +80,10 @@ def test_it_is_imported_and_gets_weights_as_they_are_given():
         ("own_faulty:Plain", r"cannot import own_faulty \(KeyError: 'at import', at .*faulty.py:1"),
         ("own_needing:Plain", "cannot import own_needing .*No module named 'no_such_dependency'"),
         ("own_package.own:broken", r"cannot be built \(OSError: no such weights, at .*own.py:29\)"),
+        (
+            "own_package.own:headed",
+            r"\(RuntimeError: because of the following error: operator nms does not exist, at",
+        ),
         ("own_package.own:nothing", "what was built for it, a NoneType, has no width"),
         ("own_package.own:narrow", "a Plain, has no width that is a whole number"),
         ("own_package.own:silent", "a Plain, has no method states"),

@@ -199,8 +199,12 @@ def _write_fidelity(folder: Path, sae: str, **figures: float | None) -> Path:
 @pytest.mark.parametrize(
     ("figures", "value", "meaning"),
     [
-        ((0.836, 0.712, 0.934), "84%", "of what the mean state costs (95%: 71% to 93%)"),
-        ((0.836, None, None), "84%", "of what the mean state costs<"),
+        (
+            (0.836, 0.712, 0.934),
+            "84%",
+            "(95%: 71% to 93%), of what the mean state costs: perplexity 16.4 to 18.6<",
+        ),
+        ((0.836, None, None), "84%", "in predicting hidden residues, of what the mean state costs"),
         ((None, None, None), None, None),
     ],
 )
@@ -213,7 +217,9 @@ def test_what_the_model_loses_is_shown_where_it_can_be_told(
 ) -> None:
     names = [f"recovered_of_mean{end}" for end in ("", "_low", "_high")]
     sae = sae_of(run["activations"])
-    fidelity = _write_fidelity(tmp_path / "f", sae, **dict(zip(names, figures, strict=True)))
+    perplexities = {"perplexity_clean": 16.36, "perplexity_mean": 18.62}
+    measured = perplexities | dict(zip(names, figures, strict=True))
+    fidelity = _write_fidelity(tmp_path / "f", sae, **measured)
     text = write_report(tmp_path / "r.html", **run, fidelity=fidelity).path.read_text()
     assert 'alt="model fidelity"' in text
     assert ("loss recovered" in text) == (value is not None)

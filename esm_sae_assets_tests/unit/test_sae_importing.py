@@ -91,6 +91,20 @@ def test_the_weights_come_as_they_are_and_unknown_figures_are_null(biohub, shard
     assert storage.sha256_of(again.path / "checkpoint_imported.npy") == before
 
 
+def test_one_that_was_trained_on_these_rows_with_another_split_is_refused(biohub, shards, tmp_path):
+    split = {"seed": 5, "similarity_clusters": None}
+    of_these = {"data_fingerprint": shards.fingerprint, "training": {"split": split}}
+    folder = biohub(**of_these)
+    with pytest.raises(InputError) as caught:
+        import_sae(folder, tmp_path / "L24_k4", shards, similarity_clusters="bundled")
+    assert str(caught.value).startswith(
+        f"{folder}: was trained with another split (split seed 5, no similarity clusters; here "
+        "split seed 0, the bundled similarity clusters)"
+    )
+    imported = import_sae(folder, tmp_path / "L24_k4", shards, split_seed=5)
+    assert load_checkpoint(imported.path).config.training == {"split": split}
+
+
 @pytest.mark.parametrize("imported", [True, False])
 def test_it_is_measured_beside_its_baselines(biohub, shards, tmp_path, imported):
     folder = biohub()

@@ -96,6 +96,12 @@ def test_the_fingerprint_is_of_k_and_z_score_but_not_of_what_encodes_alike(folde
     assert load_checkpoint(folder).fingerprint == checkpoint.fingerprint
 
 
+@pytest.mark.parametrize("content", ["", "{}", '{"kind": "of another tool"}'])
+def test_a_manifest_of_another_tool_records_nothing(folder, content):
+    (folder / "manifest.json").write_text(content)
+    assert load_checkpoint(folder).config.k == K
+
+
 def test_an_imported_decoder_keeps_the_length_of_its_rows(folder, weights):
     sae = load_checkpoint(folder)
     np.testing.assert_allclose(

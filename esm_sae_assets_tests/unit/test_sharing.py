@@ -269,8 +269,11 @@ def test_thresholds_and_z_scores_are_in_the_formulas(tmp_path):
 
 def test_named_latents_are_counted_with_a_caution(tmp_path):
     latents = {"latents": 6, "firing_latents": 5, "named": 3, "proteins": 40, "scored_labels": 2}
-    seen = text_of(card_of(tmp_path, latents=latents))
-    assert "Of 6 latents 5 fire on the 40 proteins of an analysis. 3 have a proposed name" in seen
+    seen = text_of(card_of(tmp_path, latents=latents | {"kinds": "residue 2, concept 1"}))
+    assert (
+        "Of 6 latents 5 fire on the 40 proteins of an analysis. 3 have a proposed name, by residue "
+        "2, concept 1;"
+    ) in seen
     assert "A name is a hypothesis" in seen
 
 
@@ -331,16 +334,18 @@ def test_the_lineage_goes_from_hash_to_hash(run, lineage):
 
 def test_what_is_of_another_sae_is_left_out_with_a_warning(run, lineage):
     other = replace(read_checkpoint(run["checkpoint"]).config, data_fingerprint="0" * 64)
-    with pytest.warns(UserWarning, match="is not of what this SAE was made from") as warned:
+    with pytest.warns(UserWarning, match="^4 of the manifests given are not of what") as warned:
         assert trace(other, lineage) == Lineage()
-    assert len(warned) == len(lineage) == 4
+    assert len(warned) == 1
+    for manifest in lineage:
+        assert f"{manifest.kind} {manifest.fingerprint[:12]}" in str(warned[0].message)
 
 
 def test_metrics_of_another_sae_are_refused(run, tmp_path):
     other = shutil.copytree(run["checkpoint"], tmp_path / "other")
     path = other / "config.json"
     path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
-    with pytest.raises(InputError, match=r"config\.json: is not what the training wrote"):
+    with pytest.raises(InputError, match=r"config\.json: is not the file that manifest.json"):
         share_sae(other, tmp_path / "out", metrics=run["metrics"])
     foreign = tmp_path / "L16_k4" / "w.npy"
     foreign.parent.mkdir()
@@ -356,9 +361,16 @@ def evaluated_elsewhere(run, tmp_path):
     """Return metrics that name another checkpoint."""
     folder = shutil.copytree(run["metrics"], tmp_path / "metrics")
     manifest = folder / "manifest.json"
-    version = read_manifest(run["checkpoint"]).data_version
-    manifest.write_text(manifest.read_text().replace(version, "0" * 64))
+    sae = read_checkpoint(run["checkpoint"]).fingerprint
+    manifest.write_text(manifest.read_text().replace(sae, "0" * 64))
     return folder
+
+
+def test_the_metrics_of_the_checkpoint_are_those_of_its_shared_form(run, shared, tmp_path):
+    again = share_sae(shared.path, tmp_path / "again", metrics=run["metrics"])
+    assert (again.path / "metrics.json").read_bytes() == (
+        run["metrics"] / "metrics.json"
+    ).read_bytes()
 
 
 def test_an_analysis_is_counted_if_it_is_of_the_checkpoint(run, fake_sae, analysis_run, tmp_path):
@@ -388,8 +400,8 @@ def test_an_analysis_must_be_finished(run, tmp_path):
     ("change", "message"),
     [
         ({"license": "My own"}, "licence 'My own': expected an identifier of the hub"),
-        ({"repository": "name"}, "hf://name: names nothing on the model hub"),
-        ({"repository": "a/b@v1"}, "expected ORG/NAME, without a revision or a file"),
+        ({"repository": "name"}, "^repository 'name': expected ORG/NAME of the hub"),
+        ({"repository": "a/b@v1"}, "^repository 'a/b@v1': expected ORG/NAME of the hub, without"),
     ],
 )
 def test_identifiers_are_checked(run, tmp_path, change, message):

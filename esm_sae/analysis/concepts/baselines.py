@@ -30,7 +30,6 @@ from esm_sae.analysis.concepts.sequence_features import (
     letters,
 )
 from esm_sae.analysis.encoder import EmbeddingRows, SparseEncoder
-from esm_sae.analysis.held_out import require_held_out
 from esm_sae.analysis.residues import sequences_of
 from esm_sae.errors import InputError
 from esm_sae.formats.analysis_tables import (
@@ -42,6 +41,7 @@ from esm_sae.formats.analysis_tables import (
 from esm_sae.formats.checkpoint import require_same_embeddings
 from esm_sae.formats.manifest import Product, identity_of, produce_folder
 from esm_sae.progress import progress
+from esm_sae.recorded_split import require_held_out
 from esm_sae.split import (
     cluster_numbers_of,
     identity_of_clusters,

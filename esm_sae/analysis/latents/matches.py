@@ -9,7 +9,6 @@ import polars as pl
 
 from esm_sae import storage
 from esm_sae.analysis.encoder import EmbeddingRows, identity_of_encoding
-from esm_sae.analysis.held_out import require_held_out
 from esm_sae.analysis.latents.correlation import LatentColumns
 from esm_sae.analysis.latents.directions import DecodingSAE, directions_of, live_latents
 from esm_sae.analysis.latents.held_out_rows import (
@@ -38,6 +37,7 @@ from esm_sae.formats.analysis_tables import (
 from esm_sae.formats.checkpoint import require_same_embeddings
 from esm_sae.formats.manifest import Product, produce_folder
 from esm_sae.progress import progress
+from esm_sae.recorded_split import require_held_out
 from esm_sae.split import identity_of_clusters
 
 _ALGORITHM = "latent-matches-1"

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from esm_sae import storage
-from esm_sae.analysis.held_out import require_held_out
 from esm_sae.analysis.model_fidelity.figure import fidelity_figure
 from esm_sae.analysis.model_fidelity.hidden_residues import (
     AMINO_ACIDS,
@@ -38,6 +37,7 @@ from esm_sae.formats.checkpoint import require_same_embeddings
 from esm_sae.formats.manifest import Product, identity_of, produce_folder
 from esm_sae.formats.shards import Provenance
 from esm_sae.progress import progress
+from esm_sae.recorded_split import require_held_out
 from esm_sae.split import (
     Split,
     cluster_numbers_of,
