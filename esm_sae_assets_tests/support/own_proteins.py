@@ -24,6 +24,7 @@ from esm_sae.formats.shards import ROW_SCHEMA, Provenance
 
 LATENTS, K = 6, 2
 RESIDUES = "ACDEFGHIKLMNPQRSTVWY"
+PARENT: dict[str, Any] = {"encoder": "letters", "weights_sha256": "0" * 64, "layer": 0}
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class LetterRows:
     rows = property(lambda self: len(self.table))
     width = 1
     fingerprint = property(lambda self: f"{self.step}:{self.proteins}")
-    provenance = property(lambda self: Provenance("letters", layer=0, pooling=self.pooling))
+    provenance = property(lambda self: Provenance(**PARENT, pooling=self.pooling))
     index = property(lambda self: self.table.lazy())
 
     def batches(self, size: int) -> Iterator[tuple[int, np.ndarray]]:
@@ -71,7 +72,7 @@ class LetterSAE:
     """Latent n fires on letters whose number leaves n modulo 5, latent 5 on W and Y too."""
 
     def __init__(self, fingerprint: str = "letters", pooling: str = "residue") -> None:
-        self.config = SAEConfig(1, LATENTS, K, encoder="letters", layer=0, pooling=pooling)
+        self.config = SAEConfig(1, LATENTS, K, **PARENT, pooling=pooling)
         self.fingerprint = fingerprint
 
     def encode_sparse(self, x: np.ndarray, /) -> tuple[np.ndarray, np.ndarray]:
