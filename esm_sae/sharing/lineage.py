@@ -66,6 +66,8 @@ def manifests_at(path: storage.PathLike) -> list[Manifest]:
     else:
         manifest = read_manifest(manifest_beside(location))
     if manifest is None:
+        if not location.exists():
+            raise InputError(f"{location}: no such file or folder")
         raise InputError(f"{location}: has no manifest, which would tell what it was made from")
     shards = _mapping(manifest.determinants.get("shards"))
     if manifest.kind != SHARDS_KIND or not location.is_dir() or not shards:

@@ -427,6 +427,9 @@ def test_the_command_writes_the_same_bytes(run, shared, tmp_path, capsys):
     assert main([*line[:-2], "--output", str(run["checkpoint"])]) == 2
     assert "holds files that are no earlier sae_release" in capsys.readouterr().err
     assert main([*line, "--made_from", str(tmp_path / "x.fasta")]) == 2
+    assert "x.fasta: no such file or folder" in capsys.readouterr().err
+    (tmp_path / "x.fasta").touch()
+    assert main([*line, "--made_from", str(tmp_path / "x.fasta")]) == 2
     assert "x.fasta: has no manifest" in capsys.readouterr().err
 
 
