@@ -244,9 +244,19 @@ class DataRoot(dg.ConfigurableResource):
         return self.path("analysis", self._sae_name(k), *parts)
 
     def summarised(self, k: int) -> Path:
-        """Return the folder of an analysis, its summary and its activations brought."""
-        self.analysis(k, "activations")
-        return self.analysis(k, "feature_summary.parquet").parent
+        """Return the folder of an analysis, what is recorded of its summary and activations in it.
+
+        From object storage their tables, which may be of gigabytes, are not brought.
+        """
+        mirror = self._mirror
+        if mirror is None:
+            return self.analysis(k)
+        folder = _name_of(("analysis", self._sae_name(k)))
+        summary = manifest_beside("feature_summary.parquet").name
+        mirror.bring(
+            [f"{folder}/activations/{MANIFEST_NAME}", f"{folder}/{summary}"], without=".parquet"
+        )
+        return mirror.folder / folder
 
     def _sae_name(self, k: int) -> str:
         return f"L{self.latent_dim}_k{k}"

@@ -15,7 +15,7 @@ class SparseEncoder(Reconstructing, Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the weights."""
+        """Hash of the weights and of what else decides an encoding."""
         ...
 
     def encode_sparse(self, x: np.ndarray, /) -> tuple[np.ndarray, np.ndarray]:

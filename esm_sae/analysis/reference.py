@@ -15,7 +15,7 @@ def require_activations_of(fingerprint: str, reference: storage.PathLike) -> Non
     """Check that activations are of an SAE.
 
     Args:
-        fingerprint: hash of the SAE's weights.
+        fingerprint: of the SAE, as ``Checkpoint.fingerprint``.
         reference: folder of ``compute_activations``.
 
     Raises:
@@ -24,8 +24,8 @@ def require_activations_of(fingerprint: str, reference: storage.PathLike) -> Non
     found = sae_of(reference)
     if found != fingerprint:
         raise InputError(
-            f"{reference}: activations of another checkpoint (weights {found[:12]}) than the one "
-            f"in use (weights {fingerprint[:12]}); give the analysis of this checkpoint"
+            f"{reference}: activations of another checkpoint ({found[:12]}) than the one in "
+            f"use ({fingerprint[:12]}); give the analysis of this checkpoint"
         )
 
 
@@ -100,7 +100,7 @@ def rows_of(activations: storage.PathLike) -> Provenance:
 
 
 def sae_of(activations: storage.PathLike) -> str:
-    """Return the hash of the weights of the SAE that activations are of.
+    """Return the fingerprint of the SAE that activations are of.
 
     Raises:
         InputError: they are no activations.

@@ -12,7 +12,7 @@ from typing import Any
 from esm_sae import storage
 from esm_sae.errors import InputError
 from esm_sae.formats.analysis_tables import SAE_METRICS
-from esm_sae.formats.checkpoint import Checkpoint
+from esm_sae.formats.checkpoint import CONFIG_NAME, Checkpoint
 from esm_sae.formats.hub_files import parse_hub_path
 from esm_sae.formats.manifest import (
     Manifest,
@@ -81,7 +81,7 @@ def share_sae(
     shared = read_sae(checkpoint, k=k, normalize=normalize)
     weights = storage.sha256_of(shared.path)
     trained = _training_of(shared)
-    measured = None if metrics is None else _metrics_of(Path(metrics), shared.fingerprint)
+    measured = None if metrics is None else _metrics_of(Path(metrics), shared)
     card = model_card(
         Known(
             checkpoint=shared,
@@ -129,18 +129,38 @@ def _repository(name: str) -> str:
 
 
 def _training_of(shared: Checkpoint) -> Manifest | None:
-    """Return the manifest of the training that a checkpoint is the result of; None without one."""
-    is_result = shared.path.name == shared.config.final_checkpoint
-    return read_manifest(shared.path.parent) if is_result else None
+    """Return the manifest of the training that a checkpoint is the result of; None without one.
+
+    Raises:
+        InputError: the manifest does not tell of the weights or the config.
+    """
+    if shared.path.name != shared.config.final_checkpoint:
+        return None
+    folder = shared.path.parent
+    manifest = read_manifest(folder)
+    if manifest is None:
+        return None
+    # That those it tells of are the ones that are here, ``read_sae`` has checked.
+    for name in (shared.path.name, CONFIG_NAME):
+        if name not in manifest.files:
+            raise InputError(f"{folder / name}: is not what the training wrote; train again")
+    return manifest
 
 
-def _metrics_of(folder: Path, fingerprint: str) -> Product:
+def _metrics_of(folder: Path, shared: Checkpoint) -> Product:
     product = product_at(folder)
     if product is None or product.manifest.kind != "sae_metrics":
         raise InputError(f"{folder}: holds no metrics of an SAE; name the folder of sae_metrics")
     require_files(product)
-    if product.manifest.determinants.get("sae") != fingerprint:
+    determinants = product.manifest.determinants
+    if determinants.get("sae") != shared.fingerprint:
         raise InputError(f"{folder}: metrics of another SAE; evaluate this one")
+    measured = determinants.get("split")
+    if shared.config.training.get("split", measured) != measured:
+        raise InputError(
+            f"{folder}: metrics by another split than the training's, on rows that may have been "
+            "trained on; evaluate with the training's"
+        )
     return product
 
 

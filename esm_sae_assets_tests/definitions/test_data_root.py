@@ -8,7 +8,7 @@ import pytest
 
 from esm_sae import storage
 from esm_sae.errors import InputError
-from esm_sae.formats.manifest import Manifest, encode_manifest
+from esm_sae.formats.manifest import Manifest, encode_manifest, manifest_beside, read_manifest
 from esm_sae.remote.store import ObjectStore, object_name
 from esm_sae_assets.external import place_of
 from esm_sae_assets.resources import DataRoot, data_root
@@ -122,6 +122,24 @@ def test_of_what_the_rows_were_made_from_the_manifests_alone_are_read(local, rem
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(encode_manifest(found))
     assert local.rows_made_from(["x"], 4) == [found] * 3
+
+
+def test_of_an_analysis_that_a_card_counts_no_table_is_brought(local, remote, tmp_path):
+    store, folder = ObjectStore(remote.root), "analysis/L8_k4"
+    summary = f"{folder}/feature_summary.parquet"
+    write_output(
+        store,
+        f"{folder}/activations/proteins.parquet",
+        b"many",
+        f"{folder}/activations/manifest.json",
+    )
+    write_output(store, summary, b"more", f"{summary}.manifest.json")
+    brought = remote.summarised(4)
+    assert read_manifest(brought / "activations").files.keys() == {"proteins.parquet"}
+    assert read_manifest(manifest_beside(brought / "feature_summary.parquet")) is not None
+    assert not list(tmp_path.rglob("*.parquet"))
+    assert (remote.analysis(4, "activations") / "proteins.parquet").read_bytes() == b"many"
+    assert local.summarised(4) == tmp_path / folder
 
 
 def write_output(store, name, content, manifest):

@@ -233,7 +233,7 @@ def test_chance_of_firing_counts_all_draws(rows: int) -> None:
 def test_an_analysis_of_another_checkpoint_is_refused(run: dict[str, Path], tmp_path: Path) -> None:
     rows = LetterRows(REFERENCE)
     other = compute_activations(LetterSAE("another"), rows, tmp_path / "another").path
-    with pytest.raises(InputError, match=r"another checkpoint \(weights another\)"):
+    with pytest.raises(InputError, match=r"another checkpoint \(another\)"):
         describe_proteins(**run | {"reference": other}, output_folder=tmp_path / "out")
     with pytest.raises(InputError, match="no folder of activations"):
         describe_proteins(**run | {"reference": tmp_path}, output_folder=tmp_path / "out")

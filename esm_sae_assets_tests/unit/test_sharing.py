@@ -14,7 +14,12 @@ from esm_sae.embedding import EmbeddingOptions, embed_fasta, load_encoder
 from esm_sae.embedding.encoders import _from_hub, encoder_names
 from esm_sae.errors import InputError
 from esm_sae.formats.checkpoint import SAEConfig, read_checkpoint, write_checkpoint
-from esm_sae.formats.manifest import Manifest, manifest_beside, read_manifest
+from esm_sae.formats.manifest import (
+    Manifest,
+    encode_manifest,
+    manifest_beside,
+    read_manifest,
+)
 from esm_sae.formats.shards import open_shards
 from esm_sae.sae import TrainOptions, evaluate_sae, train_sae
 from esm_sae.sequences import sample_fasta
@@ -364,6 +369,26 @@ def evaluated_elsewhere(run, tmp_path):
     sae = read_checkpoint(run["checkpoint"]).fingerprint
     manifest.write_text(manifest.read_text().replace(sae, "0" * 64))
     return folder
+
+
+def test_metrics_by_another_split_are_refused(run, tmp_path):
+    shards = open_shards(run["made_from"][0])
+    bare = tmp_path / "L16_k4" / "w.npy"
+    bare.parent.mkdir()
+    shutil.copyfile(read_checkpoint(run["checkpoint"]).path, bare)
+    with pytest.warns(UserWarning, match="does not tell"):
+        metrics = evaluate_sae(bare, shards, tmp_path / "metrics", split_seed=5).path
+    with pytest.raises(InputError, match="metrics by another split than the training's"):
+        share_sae(run["checkpoint"], tmp_path / "out", metrics=metrics)
+
+
+def test_a_manifest_that_does_not_tell_of_the_config_is_refused(run, tmp_path):
+    other = shutil.copytree(run["checkpoint"], tmp_path / "other")
+    manifest = read_manifest(other)
+    files = {name: entry for name, entry in manifest.files.items() if name != "config.json"}
+    (other / "manifest.json").write_bytes(encode_manifest(replace(manifest, files=files)))
+    with pytest.raises(InputError, match=r"config\.json: is not what the training wrote"):
+        share_sae(other, tmp_path / "out")
 
 
 def test_the_metrics_of_the_checkpoint_are_those_of_its_shared_form(run, shared, tmp_path):

@@ -21,7 +21,7 @@ class SplicedSAE(Reconstructing, Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the weights."""
+        """Hash of the weights and of what else decides an encoding."""
         ...
 
 
