@@ -29,7 +29,7 @@ import numpy as np
 import planted_dictionary
 import polars as pl
 
-from esm_sae.figures import new_figure, png_bytes
+from esm_sae.figures import add_legend, new_figure, png_bytes
 from esm_sae.formats.shards import EmbeddingShards, open_shards
 from esm_sae.sae import SAE, TrainOptions, evaluate_sae, load_checkpoint, train_saes
 from esm_sae.sae.rows import SplitChoice, read_rows, split_rows
@@ -192,7 +192,7 @@ def _plot(table: pl.DataFrame, rows: str) -> bytes:
     ticks = [tick for tick in map(float, shown) if least <= tick <= most]
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
-    axes.legend(frameon=False)
+    add_legend(axes)
     return png_bytes(figure)
 
 

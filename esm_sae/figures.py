@@ -23,6 +23,13 @@ def new_figure(width: float = 6.4, height: float = 3.6) -> "tuple[Figure, Axes]"
     return figure, axes
 
 
+def add_legend(axes: "Axes", title: str | None = None) -> None:
+    """Put a legend where it hides least of what is drawn."""
+    # The place is given although it is the default: without it Matplotlib warns of a slow search
+    # by the clock, that is whenever the machine is busy.
+    axes.legend(loc="best", title=title, frameon=False)
+
+
 def shortened(name: str) -> str:
     """Return a foreign name as a label: at most 32 characters, and no formula."""
     text = name if len(name) <= 32 else f"{name[:31]}…"

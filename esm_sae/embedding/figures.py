@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from esm_sae.figures import BLUE, GREY, ORANGE, new_figure, png_bytes, shortened
+from esm_sae.figures import BLUE, GREY, ORANGE, add_legend, new_figure, png_bytes, shortened
 from esm_sae.formats.manifest import Product
 from esm_sae.formats.shards import map_matrix, means_path
 
@@ -36,7 +36,7 @@ def lengths_figure(shard: Product) -> bytes:
         axes.axvline(longest, color=ORANGE, linestyle="--", label=f"max_length {longest:,}")
     axes.set_xlabel("residues")
     axes.set_ylabel("proteins")
-    axes.legend(title=f"{len(lengths):,} proteins", frameon=False)
+    add_legend(axes, title=f"{len(lengths):,} proteins")
     return png_bytes(figure)
 
 

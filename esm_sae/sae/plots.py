@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from esm_sae.figures import BLUE, GREY, ORANGE, new_figure, shortened
+from esm_sae.figures import BLUE, GREY, ORANGE, add_legend, new_figure, shortened
 from esm_sae.sae.subgroups import LENGTH, OTHER, TAXON, UNKNOWN
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def plot_training(log: pl.DataFrame) -> "Figure":
         if len(ends):
             top.plot(ends["at"], ends[column], "o-", markersize=4, color=colour, label=label)
     top.set(ylabel="loss, FVU", yscale="log", title="Training")
-    top.legend(frameon=False)
+    add_legend(top)
     middle.plot(log["at"], 100 * log["dead_share"], color=BLUE)
     middle.set(ylabel="dead latents, %")
     middle.set_ylim(bottom=0)
@@ -60,7 +60,7 @@ def plot_densities(densities: np.ndarray, k: int) -> "Figure":
         ylabel="latents",
         title=f"Firing density ({unfired:,} of {len(densities):,} latents fire on no test row)",
     )
-    axes.legend(frameon=False)
+    add_legend(axes)
     return figure
 
 
@@ -92,7 +92,7 @@ def plot_decoder_cosines(latents: pl.DataFrame, width: int) -> "Figure":
     random = _nearest_of_random(len(largest), width)
     left.axvline(random, color=GREY, linestyle="--", label=f"random directions, {random:.2f}")
     left.set(xlabel="largest cosine with another latent", ylabel="latents", title="Decoder rows")
-    left.legend(frameon=False)
+    add_legend(left)
     if len(first):
         right.hist(first, bins=40, color=BLUE)
     right.set(xlabel="cosine with the initial direction", ylabel="latents")
@@ -159,7 +159,7 @@ def plot_comparison(table: pl.DataFrame) -> "Figure":
         title=f"Reconstruction over k: {says}",
     )
     left.margins(x=0.1, y=0.1)
-    left.legend(frameon=False)
+    add_legend(left)
     for column, style, colour, label in (
         ("dead_share", "o-", BLUE, "dead: in training's last pass"),
         ("unfired_share", "s-", ORANGE, "unfired on test rows"),
@@ -168,7 +168,7 @@ def plot_comparison(table: pl.DataFrame) -> "Figure":
         known = table.drop_nulls(column)
         right.plot(known["k"], 100 * known[column], style, color=colour, label=label)
     right.set(xlabel="k", ylabel="share of the latents, %", title="Silent latents")
-    right.legend(frameon=False)
+    add_legend(right)
     right.set_ylim(bottom=0)
     for axes in (left, right):
         axes.set_xticks(table["k"])

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from esm_sae.figures import BLUE, GREY, new_figure, png_bytes, shortened
+from esm_sae.figures import BLUE, GREY, add_legend, new_figure, png_bytes, shortened
 
 
 def sample_figure(summary: Mapping[str, Any]) -> bytes:
@@ -39,7 +39,7 @@ def _draw_lengths(axes: Any, summary: Mapping[str, Any]) -> None:
     axes.set_xticks(places, [row["length"] for row in rows], rotation=45, ha="right")
     axes.set_xlabel("residues")
     axes.set_ylabel("% of the proteins")
-    axes.legend(frameon=False)
+    add_legend(axes)
 
 
 def _draw_taxa(axes: Any, summary: Mapping[str, Any]) -> None:
