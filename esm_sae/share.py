@@ -29,6 +29,12 @@ def _parser() -> argparse.ArgumentParser:
         "--metrics", type=Path, metavar="PATH", help="metrics of this SAE, for the card"
     )
     parser.add_argument(
+        "--fidelity",
+        type=Path,
+        metavar="PATH",
+        help="what the encoder loses by this SAE (model_fidelity), for the card",
+    )
+    parser.add_argument(
         "--analysis",
         type=Path,
         metavar="PATH",
@@ -62,6 +68,7 @@ def _share(options: argparse.Namespace) -> str:
         options.checkpoint,
         options.output,
         metrics=options.metrics,
+        fidelity=options.fidelity,
         analysis=options.analysis,
         made_from=[each for path in options.made_from for each in manifests_at(path)],
         license=options.license,

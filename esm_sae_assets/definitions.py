@@ -10,6 +10,7 @@ from esm_sae_assets.assets.clusters import cluster_assets
 from esm_sae_assets.assets.concepts import concept_assets
 from esm_sae_assets.assets.embeddings import embedding_assets
 from esm_sae_assets.assets.model_fidelity import model_fidelity_assets
+from esm_sae_assets.assets.release import release_assets
 from esm_sae_assets.assets.report import report_assets
 from esm_sae_assets.assets.sae import sae_assets
 from esm_sae_assets.assets.sequences import sequence_assets
@@ -69,6 +70,7 @@ def _assets(settings: Settings) -> list[dg.AssetsDefinition | dg.AssetSpec]:
             *embedding_assets(settings),
             *sae_assets(settings),
             *model_fidelity_assets(settings),
+            *release_assets(settings),
             *cluster_assets(settings),
             *analysis_assets(settings),
             *concept_assets(settings),

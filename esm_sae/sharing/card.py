@@ -31,6 +31,7 @@ _POOLINGS = {
     "residue": "a residue",
 }
 _MANY_DEAD = 0.1
+_LITTLE_RECOVERED = 0.5
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Known:
         weights_sha256: of the file that they were read from.
         training: counts and figures of the training.
         metrics: figures on held-out rows, as ``evaluate_sae`` writes them.
+        fidelity: what the encoder loses by the SAE, as ``measure_model_fidelity`` writes it.
         latents: counts of the summary of an analysis; ``named`` of them have a label, and
             ``proteins`` is of how many it is.
         lineage: what the rows were made from.
@@ -53,6 +55,7 @@ class Known:
     weights_sha256: str
     training: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] | None = None
+    fidelity: Mapping[str, Any] | None = None
     latents: Mapping[str, Any] | None = None
     lineage: Lineage = field(default_factory=Lineage)
     license: str | None = None
@@ -74,6 +77,7 @@ def model_card(known: Known) -> str:
             "training": _Known(config.training),
             "devices": _mapping(config.training.get("devices")),
             "metrics": None if known.metrics is None else _Known(known.metrics),
+            "fidelity": None if known.fidelity is None else _Known(known.fidelity),
             "latents": None if known.latents is None else _Known(known.latents),
             "lineage": known.lineage,
             "embedded": _Known(_or_nothing(known.lineage.embeddings, "summary")),
@@ -207,6 +211,13 @@ def _measured_limits(known: Known) -> Iterator[str]:
         yield (
             f"{dead:.1%} of the latents were dead when the training ended: they had not fired in "
             "its last pass over the training rows."
+        )
+    recovered = (known.fidelity or {}).get("recovered_of_mean")
+    if recovered is not None and recovered < _LITTLE_RECOVERED:
+        yield (
+            f"With its reconstructions for states the encoder keeps {recovered:.1%} of what it "
+            "has over the mean state in predicting masked residues: much of what it reads is not "
+            "in the latents."
         )
     if not metrics:
         yield "It was not measured on held-out rows, or the figures were not given to this card."

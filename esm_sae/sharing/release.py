@@ -11,26 +11,17 @@ from typing import Any
 
 from esm_sae import storage
 from esm_sae.errors import InputError
-from esm_sae.formats.analysis_tables import SAE_METRICS
-from esm_sae.formats.checkpoint import CONFIG_NAME, Checkpoint
+from esm_sae.formats.analysis_tables import MODEL_FIDELITY, SAE_METRICS
+from esm_sae.formats.checkpoint import Checkpoint
 from esm_sae.formats.hub_files import parse_hub_path
-from esm_sae.formats.manifest import (
-    Manifest,
-    Product,
-    identity_of,
-    manifest_beside,
-    produce_folder,
-    read_manifest,
-)
+from esm_sae.formats.manifest import Manifest, Product, produce_folder
 from esm_sae.formats.sae_files import read_sae
 from esm_sae.formats.shared_sae import CARD_NAME, KIND, write_shared_sae
-from esm_sae.formats.verification import product_at, require_files
 from esm_sae.sharing.card import Known, model_card
 from esm_sae.sharing.lineage import trace
+from esm_sae.sharing.records import fidelity_of, metrics_of, summary_of, training_of
 
-_SUMMARY = "feature_summary.parquet"
-
-_ALGORITHM = "1"
+_ALGORITHM = "2"
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 
 
@@ -39,6 +30,7 @@ def share_sae(
     output: storage.PathLike,
     *,
     metrics: storage.PathLike | None = None,
+    fidelity: storage.PathLike | None = None,
     analysis: storage.PathLike | None = None,
     made_from: Sequence[Manifest] = (),
     license: str | None = None,
@@ -49,14 +41,15 @@ def share_sae(
     """Publish an SAE as a folder ready for a model hub: ``formats.shared_sae`` and a model card.
 
     ``sae.safetensors`` has the weights bit for bit, ``config.json`` what is known of them,
-    ``metrics.json`` is that of the metrics where they are given, and ``README.md`` the card. The
-    card tells what config, training, metrics and manifests record, and of the rest that it is
-    unknown.
+    ``metrics.json`` and ``model_fidelity.json`` are those of what was measured where it is given,
+    and ``README.md`` the card. The card tells what config, training, measurements and manifests
+    record, and of the rest that it is unknown.
 
     Args:
         checkpoint: as ``formats.sae_files.read_sae``.
         output: the folder to make.
         metrics: folder of ``evaluate_sae`` of this SAE.
+        fidelity: folder of ``measure_model_fidelity`` of this SAE.
         analysis: folder of an analysis of this SAE, with ``activations`` and
             ``feature_summary.parquet``.
         made_from: manifests of the embeddings, of one of their shards, and of the sequences they
@@ -68,8 +61,8 @@ def share_sae(
         normalize: likewise.
 
     Raises:
-        InputError: the checkpoint cannot be read, metrics or analysis are of another SAE, or the
-            licence or the repository is no identifier.
+        InputError: the checkpoint cannot be read, what was measured or analysed is of another
+            SAE or by another split, or the licence or the repository is no identifier.
     """
     if license is not None and not _LICENSE.fullmatch(license):
         raise InputError(
@@ -80,15 +73,21 @@ def share_sae(
         repository = _repository(repository)
     shared = read_sae(checkpoint, k=k, normalize=normalize)
     weights = storage.sha256_of(shared.path)
-    trained = _training_of(shared)
-    measured = None if metrics is None else _metrics_of(Path(metrics), shared)
+    trained = training_of(shared)
+    measured = {}
+    if metrics is not None:
+        measured[SAE_METRICS] = metrics_of(Path(metrics), shared)
+    if fidelity is not None:
+        measured[MODEL_FIDELITY] = fidelity_of(Path(fidelity), shared)
+    figures = {name: storage.read_json(product.path / name) for name, product in measured.items()}
     card = model_card(
         Known(
             checkpoint=shared,
             weights_sha256=weights,
             training={} if trained is None else trained.summary,
-            metrics=None if measured is None else storage.read_json(measured.path / SAE_METRICS),
-            latents=None if analysis is None else _summary_of(Path(analysis), shared.fingerprint),
+            metrics=figures.get(SAE_METRICS),
+            fidelity=figures.get(MODEL_FIDELITY),
+            latents=None if analysis is None else summary_of(Path(analysis), shared.fingerprint),
             lineage=trace(shared.config, made_from),
             license=license,
             repository=repository,
@@ -97,9 +96,9 @@ def share_sae(
 
     def build(work: Path) -> dict[str, Any]:
         sha256 = write_shared_sae(work, shared)
-        if measured is not None:
-            with storage.publish(work / SAE_METRICS) as temporary:
-                shutil.copyfile(measured.path / SAE_METRICS, temporary)
+        for name, product in measured.items():
+            with storage.publish(work / name) as temporary:
+                shutil.copyfile(product.path / name, temporary)
         storage.publish_text(work / CARD_NAME, card)
         return _describe(shared, sha256, license)
 
@@ -109,7 +108,7 @@ def share_sae(
         determinants={
             "weights": weights,
             "config": asdict(shared.config),
-            "metrics": None if measured is None else measured.manifest.data_version,
+            "measured": {name: each.manifest.data_version for name, each in measured.items()},
             "card": hashlib.sha256(card.encode()).hexdigest(),
             "algorithm": _ALGORITHM,
         },
@@ -126,64 +125,6 @@ def _repository(name: str) -> str:
             f"repository '{name}': expected ORG/NAME of the hub, without a revision or a file"
         )
     return found.repository
-
-
-def _training_of(shared: Checkpoint) -> Manifest | None:
-    """Return the manifest of the training that a checkpoint is the result of; None without one.
-
-    Raises:
-        InputError: the manifest does not tell of the weights or the config.
-    """
-    if shared.path.name != shared.config.final_checkpoint:
-        return None
-    folder = shared.path.parent
-    manifest = read_manifest(folder)
-    if manifest is None:
-        return None
-    # That those it tells of are the ones that are here, ``read_sae`` has checked.
-    for name in (shared.path.name, CONFIG_NAME):
-        if name not in manifest.files:
-            raise InputError(f"{folder / name}: is not what the training wrote; train again")
-    return manifest
-
-
-def _metrics_of(folder: Path, shared: Checkpoint) -> Product:
-    product = product_at(folder)
-    if product is None or product.manifest.kind != "sae_metrics":
-        raise InputError(f"{folder}: holds no metrics of an SAE; name the folder of sae_metrics")
-    require_files(product)
-    determinants = product.manifest.determinants
-    if determinants.get("sae") != shared.fingerprint:
-        raise InputError(f"{folder}: metrics of another SAE; evaluate this one")
-    measured = determinants.get("split")
-    if shared.config.training.get("split", measured) != measured:
-        raise InputError(
-            f"{folder}: metrics by another split than the training's, on rows that may have been "
-            "trained on; evaluate with the training's"
-        )
-    return product
-
-
-def _summary_of(folder: Path, fingerprint: str) -> dict[str, Any]:
-    """Return what the summary of an analysis counts, and of how many proteins it is."""
-    activations = read_manifest(folder / "activations")
-    summary = read_manifest(manifest_beside(folder / _SUMMARY))
-    if activations is None or summary is None:
-        raise InputError(f"{folder}: holds no finished analysis (activations and {_SUMMARY})")
-    if activations.determinants.get("sae") != fingerprint:
-        raise InputError(f"{folder}: an analysis of another checkpoint; analyse this one")
-    if summary.determinants.get("activations") != identity_of(folder / "activations"):
-        raise InputError(f"{folder}: {_SUMMARY} is of other activations; analyse again")
-    labels = summary.summary.get("labels", {})
-    kinds = {kind: count for kind, count in labels.items() if kind != "none" and count}
-    return {
-        **summary.summary,
-        "named": sum(kinds.values()),
-        "kinds": ", ".join(
-            f"{kind} {count}" for kind, count in sorted(kinds.items(), key=lambda one: -one[1])
-        ),
-        "proteins": activations.summary.get("proteins"),
-    }
 
 
 def _describe(shared: Checkpoint, sha256: str, license: str | None) -> dict[str, Any]:

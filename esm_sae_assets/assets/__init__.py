@@ -1,1 +1,1 @@
-"""The assets, one module per group; each has a function that builds them from the settings."""
+"""The assets by group or part of one; each module has a function that builds its own."""

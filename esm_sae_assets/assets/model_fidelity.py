@@ -44,7 +44,7 @@ def model_fidelity_assets(settings: Settings) -> list[dg.AssetsDefinition]:
         op_tags=gpu_op_tags(settings),
         check_specs=specs_of("sae_model_fidelity", look_at.FIDELITY),
         code_version=code_version(
-            2,
+            3,
             (chosen.encoder, chosen.weights, state_of(chosen.weights), chosen.layer),
             (chosen.device_kind, chosen.precision, chosen.batch_tokens, chosen.max_length),
             (settings.similarity_clusters, state_of(settings.similarity_clusters)),

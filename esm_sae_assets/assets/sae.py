@@ -1,4 +1,4 @@
-"""SAE: TopK sparse autoencoders over k, their metrics, the comparison over k, and sharing."""
+"""SAE: sparse autoencoders over k, their metrics and the comparison over k."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import dagster as dg
 
-from esm_sae import sae, sharing
+from esm_sae import sae
 from esm_sae.figures import png_bytes
 from esm_sae.formats.manifest import Product
 from esm_sae.formats.shards import open_shards
@@ -20,7 +20,7 @@ from esm_sae_assets.op_tags import GPU_POOL, gpu_op_tags
 from esm_sae_assets.partition_ranges import PartitionEvent, record_each
 from esm_sae_assets.partitions import FROM_ALL, SAME_KEY, k_partitions
 from esm_sae_assets.resources import DataRoot
-from esm_sae_assets.settings import LARGE_SAMPLE, Settings, code_version
+from esm_sae_assets.settings import Settings, code_version
 
 GROUP = "sae"
 
@@ -37,11 +37,7 @@ _COMPARED = (
 
 def sae_assets(settings: Settings) -> list[dg.AssetsDefinition]:
     """Build the assets of the group ``sae``."""
-    return [
-        *_training_assets(settings),
-        *_measuring_assets(settings),
-        _release_asset(settings),
-    ]
+    return [*_training_assets(settings), *_measuring_assets(settings)]
 
 
 def _training_assets(settings: Settings) -> list[dg.AssetsDefinition]:
@@ -278,47 +274,6 @@ def _measuring_assets(settings: Settings) -> list[dg.AssetsDefinition]:
             )
 
     return [sae_metrics, sae_comparison]
-
-
-def _release_asset(settings: Settings) -> dg.AssetsDefinition:
-    chosen = settings.sae
-    # The small sample is drawn from the large one.
-    samples = list(dict.fromkeys([settings.embedding.sample, LARGE_SAMPLE]))
-
-    @dg.asset(
-        group_name=GROUP,
-        kinds={"huggingface", "markdown"},
-        partitions_def=k_partitions(settings),
-        deps=[
-            dg.AssetDep(name, partition_mapping=SAME_KEY)
-            for name in ("sae_checkpoint", "sae_metrics", "feature_summary")
-        ],
-        check_specs=specs_of("sae_release", look_at.RELEASE),
-        code_version=code_version(2, chosen.license),
-    )
-    def sae_release(context: dg.AssetExecutionContext, data: DataRoot) -> dg.MaterializeResult:
-        """An autoencoder as a folder to share on a model hub: weights, config, model card.
-
-        The card tells what the records do, and of the rest that it is unknown.
-        """
-        with metadata.materializing(data) as clock:
-            k = int(context.partition_key)
-            product = sharing.share_sae(
-                data.sae(k),
-                data.release(k),
-                metrics=data.metrics(k),
-                analysis=data.summarised(k),
-                made_from=data.rows_made_from(samples, settings.shard_count),
-                license=chosen.license or None,
-            )
-            return metadata.result(
-                product,
-                clock,
-                checks=look_at.release_checks(at_each(chosen.ks, data.release), data.sae),
-                model_card=dg.MetadataValue.md(sharing.card_text(product.path)),
-            )
-
-    return sae_release
 
 
 def train_options(

@@ -1,5 +1,7 @@
 """The folders to share that the small graph makes."""
 
+import json
+
 import dagster as dg
 import numpy as np
 import pytest
@@ -51,3 +53,12 @@ def test_the_page_of_the_asset_shows_the_card(small_graph):
     card = event.asset_materialization.metadata["model_card"]
     assert isinstance(card, dg.MarkdownMetadataValue)
     assert card.value.startswith("# Sparse autoencoder, 64 latents")
+
+
+def test_the_card_tells_what_the_encoder_loses(root):
+    card = (root / "release/L64_k4/README.md").read_text()
+    measured = (root / "analysis/L64_k4/model_fidelity/model_fidelity.json").read_bytes()
+    assert (root / "release/L64_k4/model_fidelity.json").read_bytes() == measured
+    figures = json.loads(measured)
+    assert f"| {figures['cross_entropy_clean']:.4g} | {figures['perplexity_clean']:.4g} |" in card
+    assert f"**{figures['cross_entropy_spliced']:.4g}**" in card

@@ -67,7 +67,10 @@ READ_BY = {
     "embedding.encoder": ("esmc_300m", EMBEDDED | SPLICED | {"embedded_clusters"}),
     "embedding.weights": ("/encoder.pth", SPLICED | {"embedding_shards", "embedded_clusters"}),
     "embedding.layer": (1, EMBEDDED | SPLICED | {"embedded_clusters"}),
-    "embedding.pooling": ("max", EMBEDDED | SPLICED | {"embedded_clusters", "feature_report"}),
+    "embedding.pooling": (
+        "max",
+        EMBEDDED | SPLICED | {"embedded_clusters", "feature_report", "sae_release"},
+    ),
     "embedding.residues_per_protein": (9, EMBEDDED),
     "embedding.max_length": (9, EMBEDDED | SPLICED | {"embedded_clusters"}),
     "embedding.long_sequences": ("skip", EMBEDDED | {"embedded_clusters"}),

@@ -1,19 +1,17 @@
 """Sharing an SAE: the model card, what it is made from, and the command."""
 
+import json
 import re
 import shutil
 from dataclasses import replace
 
-import numpy as np
 import pytest
-import yaml
-from markdown_it import MarkdownIt
 
+from esm_sae.analysis import measure_model_fidelity
 from esm_sae.data import bundled_fasta
 from esm_sae.embedding import EmbeddingOptions, embed_fasta, load_encoder
-from esm_sae.embedding.encoders import _from_hub, encoder_names
 from esm_sae.errors import InputError
-from esm_sae.formats.checkpoint import SAEConfig, read_checkpoint, write_checkpoint
+from esm_sae.formats.checkpoint import read_checkpoint
 from esm_sae.formats.manifest import (
     Manifest,
     encode_manifest,
@@ -21,13 +19,12 @@ from esm_sae.formats.manifest import (
     read_manifest,
 )
 from esm_sae.formats.shards import open_shards
-from esm_sae.sae import TrainOptions, evaluate_sae, train_sae
+from esm_sae.sae import TrainOptions, evaluate_sae, load_checkpoint, train_sae
 from esm_sae.sequences import sample_fasta
 from esm_sae.share import main
 from esm_sae.sharing import card_text, manifests_at, share_sae
-from esm_sae.sharing.card import BASE_MODELS, Known, model_card
 from esm_sae.sharing.lineage import Lineage, trace
-from esm_sae.sharing.markdown import code, render
+from rendered_cards import front_matter_of, text_of
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +49,19 @@ def run(tmp_path_factory):
         root / "metrics",
         similarity_clusters="bundled",
     )
+    fidelity = measure_model_fidelity(
+        load_checkpoint(trained.product.path),
+        encoder,
+        large,
+        root / "fidelity",
+        layer=1,
+        similarity_clusters="bundled",
+        max_proteins=5,
+    )
     return {
         "checkpoint": trained.product.path,
         "metrics": metrics.path,
+        "fidelity": fidelity.path,
         "made_from": [shards, small, large],
     }
 
@@ -70,45 +77,11 @@ def shared(run, lineage, tmp_path_factory):
         run["checkpoint"],
         tmp_path_factory.mktemp("out") / "L16_k4",
         metrics=run["metrics"],
+        fidelity=run["fidelity"],
         made_from=lineage,
         license="cc-by-4.0",
         repository="org/name",
     )
-
-
-def text_of(card):
-    """Return what a reader of the rendered card sees, a line for each block or cell."""
-    body = card.removeprefix("---\n").partition("\n---\n")[2]
-    tokens = MarkdownIt("gfm-like", {"linkify": False}).parse(body)
-    inline = [token for token in tokens if token.type == "inline"]
-    return "\n".join(
-        "".join(" " if each.type == "softbreak" else each.content for each in token.children or [])
-        for token in inline
-    )
-
-
-def front_matter_of(card):
-    return yaml.safe_load(card.removeprefix("---\n").partition("\n---\n")[0])
-
-
-def config(**values):
-    return SAEConfig(4, 6, 2, **values)
-
-
-def card_of(tmp_path, threshold=None, activation="topk", **known):
-    generator = np.random.default_rng(0)
-    path = tmp_path / "w.npy"
-    write_checkpoint(
-        path,
-        encoder=generator.standard_normal((4, 6)),
-        decoder=generator.standard_normal((6, 4)),
-        latent_bias=np.zeros(6),
-        pre_bias=np.zeros(4),
-        threshold=threshold,
-        config=config(activation=activation),
-    )
-    checkpoint = replace(read_checkpoint(path), config=known.pop("config", config()))
-    return model_card(Known(checkpoint, "0" * 64, **known))
 
 
 def test_the_card_has_the_figures_of_the_records(run, shared):
@@ -130,16 +103,17 @@ def test_the_card_has_the_figures_of_the_records(run, shared):
         assert figure in seen
     for name in ("fvu", "pca_fvu", "random_dictionary_fvu", "train_fvu"):
         assert f"{metrics.summary[name]:.4g}" in seen
+    fidelity = json.loads((run["fidelity"] / "model_fidelity.json").read_text())
+    for name in ("clean", "spliced", "mean", "zero"):
+        assert f"\n{fidelity[f'cross_entropy_{name}']:.4g}\n" in seen
+    assert f"{fidelity['masked_residues']} masked residues of 5 test proteins" in seen
     assert "unknown" not in seen.replace("is given as unknown", "")
 
 
-def test_the_front_matter_is_what_the_hub_reads(shared, tmp_path):
+def test_the_front_matter_is_what_the_hub_reads(shared):
     found = front_matter_of((shared.path / "README.md").read_text())
     tags = ["sparse-autoencoder", "protein-language-model", "interpretability", "esm-sae"]
     assert found == {"library_name": "esm-sae", "license": "cc-by-4.0", "tags": tags}
-    hub = front_matter_of(card_of(tmp_path, config=config(encoder="esmc_600m")))
-    assert hub["base_model"] == "EvolutionaryScale/esmc-600m-2024-12"
-    assert "license" not in hub
 
 
 def test_the_code_in_the_card_works(shared, tmp_path):
@@ -157,6 +131,7 @@ def test_the_same_records_give_the_same_bytes_in_any_order(run, lineage, shared,
         run["checkpoint"],
         tmp_path / "again",
         metrics=run["metrics"],
+        fidelity=run["fidelity"],
         made_from=lineage[::-1],
         license="cc-by-4.0",
         repository="hf://org/name",
@@ -171,147 +146,6 @@ def test_nothing_of_the_machine_is_in_any_file(run, shared):
         content = path.read_bytes()
         assert str(run["checkpoint"].parent).encode() not in content
         assert b"/tmp" not in content
-
-
-def test_what_is_not_known_is_said_to_be_unknown(tmp_path):
-    seen = text_of(card_of(tmp_path))
-    for said in (
-        "Embeddings: unknown; fingerprint unknown.",
-        "Sequences: unknown.",
-        "Source: unknown.",
-        "Split: unknown.",
-        "Rows: unknown trained on",
-        "Unknown: no metrics were given.",
-        "Unknown to this card: no analysis was given.",
-        "No licence is stated for the files here",
-        "How rows were held out is unknown",
-    ):
-        assert said in seen
-    assert 'np.load("rows.npy")' in card_of(tmp_path)
-
-
-def test_limits_are_computed(tmp_path):
-    by_id = {"split": {"seed": 0, "similarity_clusters": None}}
-    metrics = {
-        **{"fvu": 0.5, "pca_fvu": 0.25, "random_dictionary_fvu": 0.9, "dead_share": 0.2},
-        **{"unfired_share": 0.3, "unfired_share_expected": 0.1, "test_rows": 9},
-    }
-    seen = text_of(
-        card_of(tmp_path, config=config(training=by_id, pooling="mean"), metrics=metrics)
-    )
-    for said in (
-        "By FVU PCA with 2 components is no worse (0.25 to 0.5).",
-        "PCA is better",
-        "20.0% of the latents were dead",
-        "30.0% of the latents fire on no test row",
-        "Proteins were held out one by one",
-        "latents say nothing of where",
-    ):
-        assert said in seen
-    assert "random dictionary that was never trained is no worse" not in seen
-    untrained = text_of(card_of(tmp_path, config=config(encoder="esmc_demo_untrained")))
-    assert "The encoder has random weights: this SAE is a baseline" in untrained
-
-
-SPLIT = {"split": {"seed": 0, "similarity_clusters": None}}
-
-
-@pytest.mark.parametrize(
-    ("training", "recorded", "held_out"),
-    [
-        (SPLIT, {"trained_on_these": True}, True),
-        (SPLIT, {"trained_on_these": False}, False),
-        (SPLIT, {"trained_on_these": None}, False),
-        (SPLIT, {}, False),
-        ({}, {"trained_on_these": True}, False),
-    ],
-)
-def test_test_rows_were_never_trained_on_only_where_that_is_known(
-    tmp_path, training, recorded, held_out
-):
-    card = card_of(tmp_path, config=config(training=training), metrics={"test_rows": 9, **recorded})
-    seen = text_of(card)
-    assert ("On 9 test rows, which were never trained on:" in seen) == held_out
-    assert ("may have been among the training rows" in seen) == (not held_out)
-
-
-def test_what_makes_a_variant_is_told_with_its_paper(tmp_path):
-    plain = text_of(card_of(tmp_path))
-    assert "TopK (Gao et al. 2024, arXiv 2406.04093)\n" in plain
-    for absent in ("prefixes", "k while training", "thresholds", "Bussmann", "He et al."):
-        assert absent not in plain
-    training = {"prefixes": [2, 4], "k_start": 3, "k_anneal": 0.25}
-    batch = config(activation="batchtopk", training=training)
-    seen = text_of(card_of(tmp_path, np.ones(6), "batchtopk", config=batch))
-    for said in (
-        "2, in the mean",
-        "BatchTopK (Bussmann et al. 2024, arXiv 2412.06410), a threshold for each latent",
-        "2, 4: the first N latents, with their rows of the decoder, are a dictionary of their own",
-        "Matryoshka SAEs, Bussmann et al. 2025, arXiv 2503.17547",
-        "at first 3 times k, falling to k over the first 25.0% of the steps",
-        "He et al. 2024, Llama Scope, arXiv 2410.20526",
-    ):
-        assert said in seen
-    jump = config(activation="jumprelu", training={"bandwidth": 0.5, "l0_weight": 2.0})
-    seen = text_of(card_of(tmp_path, np.ones(6), "jumprelu", config=jump))
-    assert "JumpReLU (Rajamanoharan et al. 2024, arXiv 2407.14435)" in seen
-    assert "in a window of 0.5 around them, in units of the scaled rows" in seen
-    assert "weight of the L0 loss 2" in seen
-
-
-def test_thresholds_and_z_scores_are_in_the_formulas(tmp_path):
-    card = card_of(
-        tmp_path,
-        threshold=np.ones(6),
-        activation="jumprelu",
-        config=config(activation="jumprelu", normalize=True, normalize_ddof=1),
-    )
-    assert "z_pre where it is above threshold_L" in card
-    assert "`threshold_L` (L)" in card
-    assert "times the row's deviation, plus its mean" in card
-    assert "ddof 1" in text_of(card)
-
-
-def test_named_latents_are_counted_with_a_caution(tmp_path):
-    latents = {"latents": 6, "firing_latents": 5, "named": 3, "proteins": 40, "scored_labels": 2}
-    seen = text_of(card_of(tmp_path, latents=latents | {"kinds": "residue 2, concept 1"}))
-    assert (
-        "Of 6 latents 5 fire on the 40 proteins of an analysis. 3 have a proposed name, by residue "
-        "2, concept 1;"
-    ) in seen
-    assert "A name is a hypothesis" in seen
-
-
-HOSTILE = (
-    "a | b\n---\n# `x` <script>alert(1)</script> [l](javascript:x) ![i](http://e.org/x) $$ &amp;"
-)
-
-
-def test_foreign_text_stays_text(tmp_path):
-    variant = {"prefixes": [HOSTILE], "k_start": HOSTILE, "bandwidth": HOSTILE}
-    foreign = config(
-        project=HOSTILE,
-        encoder=HOSTILE,
-        encoder_note=HOSTILE,
-        weights_sha256=HOSTILE,
-        versions={HOSTILE: HOSTILE},
-        training={"devices": {"kind": HOSTILE}, "warmup": HOSTILE, "split": [1], **variant},
-    )
-    card = card_of(tmp_path, config=foreign)
-    assert set(front_matter_of(card)) == {"library_name", "tags"}
-    html = MarkdownIt("gfm-like", {"linkify": False}).render(card.partition("\n---\n")[2])
-    assert not re.search("<script|<img|href=", html)
-    assert html.count("<h1>") == 1
-    assert html.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 6
-    by_row = {len(re.findall("<td", row)) for row in re.findall("<tr>.*?</tr>", html, re.DOTALL)}
-    assert by_row <= {0, 2}
-
-
-def test_text_as_code_ends_no_code_span():
-    values = {"a": "x_1", "b": "`y`", "c": None}
-    shown = render("{{ a | code }} {{ b | code }} {{ c | code }}", values)
-    assert shown == r"`x_1` \`y\` unknown"
-    assert code("a\nb") == "`a b`"
 
 
 @pytest.mark.parametrize(
@@ -355,7 +189,7 @@ def test_metrics_of_another_sae_are_refused(run, tmp_path):
     foreign = tmp_path / "L16_k4" / "w.npy"
     foreign.parent.mkdir()
     shutil.copyfile(read_checkpoint(run["checkpoint"]).path, foreign)
-    with pytest.raises(InputError, match="metrics: metrics of another SAE; evaluate this one"):
+    with pytest.raises(InputError, match="metrics: metrics of another SAE; measure this one"):
         share_sae(foreign, tmp_path / "out", metrics=evaluated_elsewhere(run, tmp_path))
     with pytest.raises(InputError, match="holds no metrics of an SAE"):
         share_sae(foreign, tmp_path / "out", metrics=run["checkpoint"])
@@ -380,6 +214,27 @@ def test_metrics_by_another_split_are_refused(run, tmp_path):
         metrics = evaluate_sae(bare, shards, tmp_path / "metrics", split_seed=5).path
     with pytest.raises(InputError, match="metrics by another split than the training's"):
         share_sae(run["checkpoint"], tmp_path / "out", metrics=metrics)
+
+
+def test_model_fidelity_of_something_else_is_refused(run, tmp_path):
+    folder = shutil.copytree(run["fidelity"], tmp_path / "fidelity")
+    manifest = read_manifest(folder)
+
+    def share_with(**determinants):
+        changed = replace(manifest, determinants=manifest.determinants | determinants)
+        (folder / "manifest.json").write_bytes(encode_manifest(changed))
+        return share_sae(run["checkpoint"], tmp_path / "out", fidelity=folder)
+
+    with pytest.raises(InputError, match="model fidelity of another SAE"):
+        share_with(sae="0" * 64)
+    with pytest.raises(InputError, match="model fidelity by another split than the training's"):
+        share_with(split={"seed": 5, "similarity_clusters": None})
+    with pytest.raises(InputError, match="holds no model fidelity of an SAE"):
+        share_sae(run["checkpoint"], tmp_path / "out", fidelity=run["metrics"])
+    assert share_with().path.joinpath("model_fidelity.json").is_file()
+    (folder / "model_fidelity.json").unlink()
+    with pytest.raises(InputError, match=r"model_fidelity\.json"):
+        share_with()
 
 
 def test_a_manifest_that_does_not_tell_of_the_config_is_refused(run, tmp_path):
@@ -439,6 +294,7 @@ def test_the_command_writes_the_same_bytes(run, shared, tmp_path, capsys):
     made_from[1] = str(manifest_beside(made_from[1]))
     line = [
         *("--checkpoint", str(run["checkpoint"]), "--metrics", str(run["metrics"])),
+        *("--fidelity", str(run["fidelity"])),
         *("--made_from", *made_from, "--license", "cc-by-4.0", "--repository", "org/name"),
         *("--output", str(tmp_path / "out")),
     ]
@@ -460,10 +316,3 @@ def test_the_command_writes_the_same_bytes(run, shared, tmp_path, capsys):
 
 def test_the_card_is_shown_without_its_front_matter(shared):
     assert card_text(shared.path).startswith("# Sparse autoencoder, 16 latents, k = 4")
-
-
-def test_the_base_models_are_those_of_the_encoders():
-    trained = [name for name in encoder_names() if name.startswith("esmc_")]
-    assert {name.removesuffix("_untrained") for name in trained} == set(BASE_MODELS)
-    for name, model in BASE_MODELS.items():
-        assert model is None or model == _from_hub(name.replace("_", "-"))[0][0]

@@ -37,15 +37,14 @@ from esm_sae.formats.checkpoint import require_same_embeddings
 from esm_sae.formats.manifest import Product, identity_of, produce_folder
 from esm_sae.formats.shards import Provenance
 from esm_sae.progress import progress
-from esm_sae.recorded_split import require_held_out
+from esm_sae.recorded_split import record_of_split, require_held_out
 from esm_sae.split import (
     Split,
     cluster_numbers_of,
-    identity_of_clusters,
     read_similarity_clusters,
 )
 
-_ALGORITHM = "model-fidelity-2"
+_ALGORITHM = "model-fidelity-3"
 # Training proteins whose mean rows are held at a time.
 _AT_A_TIME = 256
 
@@ -116,8 +115,7 @@ def measure_model_fidelity(
         "batch_tokens": batch_tokens or model.default_batch_tokens,
         "layer": number,
         "fasta": identity_of(fasta),
-        "similarity_clusters": identity_of_clusters(similarity_clusters),
-        "split_seed": split_seed,
+        "split": record_of_split(similarity_clusters, split_seed),
         "seed": seed,
         "hidden_share": HIDDEN_SHARE,
         "max_proteins": max_proteins,
