@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import NoReturn
 
 from esm_sae import storage
 from esm_sae.errors import InputError, one_line
@@ -37,7 +38,7 @@ def command(
         output_alias: another name of the option ``--output``, such as ``--output_dir``.
         seed: whether chance is involved.
     """
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"python -m esm_sae.{name}",
         description=description,
         epilog=f"example:\n  {example}",
@@ -171,6 +172,13 @@ def _spare_inputs(options: argparse.Namespace) -> None:
         is_file = path is not None and path.is_file()
         if name != "output" and is_file and output.samefile(path):
             raise InputError(f"{output}: is the input of --{name}; name another file to write")
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, without a usage of twenty."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {_compact(message)}; `{self.prog} --help` lists the options\n")
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: object) -> None:

@@ -95,8 +95,10 @@ def test_what_is_no_seed_is_refused_by_every_command(capsys, command, seed):
     with pytest.raises(SystemExit) as caught:
         main(["--output", "x", "--seed", seed])
     assert caught.value.code == 2
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
-    assert f"argument --seed: '{seed}' is no seed; give a whole number from 0 on" in line
+    assert capsys.readouterr().err == (
+        f"error: argument --seed: '{seed}' is no seed; give a whole number from 0 on; "
+        f"`python -m esm_sae.{command} --help` lists the options\n"
+    )
 
 
 def test_help_shows_the_example(capsys):
