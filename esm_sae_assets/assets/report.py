@@ -40,7 +40,7 @@ def report_assets(settings: Settings) -> list[dg.AssetsDefinition]:
             "embedding_cluster_report",
         ],
         check_specs=specs_of("feature_report", look_at.REPORT),
-        code_version="3",
+        code_version="4",
     )
     def feature_report(context: dg.AssetExecutionContext, data: DataRoot) -> dg.MaterializeResult:
         """The latents of one autoencoder as a page to browse and share."""
