@@ -11,7 +11,7 @@ from described_clusters import write_table
 from esm_sae.clusters import describe_clusters
 from esm_sae.report import write_cluster_report
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cluster_report_browser")]
+pytestmark = pytest.mark.slow
 
 CLUSTERS, MEMBERS = 200, 4
 NAMES = ("Kinase", "<script>document.title='broken'</script> & Beta-defensin", "Zinc finger")

@@ -16,7 +16,7 @@ import pytest
 from esm_sae_assets.demo import prepare_instance
 from faults import SHARDS, hashes_in, make_undisturbed
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("faults_data")]
+pytestmark = pytest.mark.slow
 
 SHARD = "embeddings_0001-of-0002.npy"
 

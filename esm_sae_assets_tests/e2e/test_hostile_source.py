@@ -11,7 +11,7 @@ from esm_sae.formats.fasta import read_fasta
 from esm_sae_assets.demo import run_graph
 from esm_sae_assets.settings import load_settings
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("hostile_source")]
+pytestmark = pytest.mark.slow
 
 HARM = "http://harm.invalid/x"
 TAXA = [

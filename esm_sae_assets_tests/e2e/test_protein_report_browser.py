@@ -17,7 +17,7 @@ from own_proteins import (
     write_summary,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("protein_report_browser")]
+pytestmark = pytest.mark.slow
 
 PROTEINS = 200
 NAMES = ("Kinase", "<script>document.title='broken'</script> & Beta-defensin", "Zinc finger")

@@ -16,7 +16,7 @@ from esm_sae.formats.checkpoint import SAEConfig, write_checkpoint, write_config
 from esm_sae.formats.embedded_clusters import EmbeddedClusters, write_embedded_json
 from esm_sae.report import write_report
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("report_browser")]
+pytestmark = pytest.mark.slow
 
 LATENTS = 300
 NAMES = ("Kinase", "<script>document.title='broken'</script> & Beta-defensin", "Zinc finger")
