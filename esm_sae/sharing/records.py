@@ -54,7 +54,7 @@ def fidelity_of(folder: Path, shared: Checkpoint) -> Product:
     return _measured(folder, shared, "model_fidelity", "model fidelity")
 
 
-def summary_of(folder: Path, fingerprint: str) -> dict[str, Any]:
+def summary_of(folder: Path, shared: Checkpoint) -> dict[str, Any]:
     """Return what the summary of an analysis counts, and of how many proteins it is.
 
     Raises:
@@ -64,7 +64,7 @@ def summary_of(folder: Path, fingerprint: str) -> dict[str, Any]:
     summary = read_manifest(manifest_beside(folder / _SUMMARY))
     if activations is None or summary is None:
         raise InputError(f"{folder}: holds no finished analysis (activations and {_SUMMARY})")
-    if activations.determinants.get("sae") != fingerprint:
+    if activations.determinants.get("sae") != shared.fingerprint:
         raise InputError(f"{folder}: an analysis of another checkpoint; analyse this one")
     if summary.determinants.get("activations") != identity_of(folder / "activations"):
         raise InputError(f"{folder}: {_SUMMARY} is of other activations; analyse again")

@@ -87,7 +87,7 @@ def share_sae(
             training={} if trained is None else trained.summary,
             metrics=figures.get(SAE_METRICS),
             fidelity=figures.get(MODEL_FIDELITY),
-            latents=None if analysis is None else summary_of(Path(analysis), shared.fingerprint),
+            latents=None if analysis is None else summary_of(Path(analysis), shared),
             lineage=trace(shared.config, made_from),
             license=license,
             repository=repository,
